@@ -88,7 +88,9 @@ def command(
     chosen = {key: value for key, value in given.items() if value != ()}
     with phases() as progress:
         result = bench(setup, progress=progress, **chosen)
-    print_result(result.as_json(), as_json=as_json, lines=bench_lines(result))
+    print_result(
+        result.as_json(), as_json=as_json, lines=bench_lines(result), following="medmim plan pretrain"
+    )
 
 
 def _options(text: str | None) -> dict[str, Any]:

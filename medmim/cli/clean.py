@@ -24,9 +24,12 @@ def command(*, yes: bool, dry_run: bool, as_json: bool) -> None:
     lines = [f"{one.size / 1e6:8.1f} MB  {one.reason}: {one.path}" for one in found]
     what = "removed" if yes else "could be removed"
     lines.append(f"{total / 1e6:8.1f} MB  {what}" if found else "nothing to remove")
-    if found and not yes:
-        lines.append("next     medmim clean --yes")
     if yes:
         remove(found)
     rows = [{"path": str(one.path), "bytes": one.size, "reason": one.reason} for one in found]
-    print_result({"removed": yes, "bytes": total, "files": rows}, as_json=as_json, lines=lines)
+    print_result(
+        {"removed": yes, "bytes": total, "files": rows},
+        as_json=as_json,
+        lines=lines,
+        following="medmim clean --yes" if found and not yes else "medmim runs",
+    )

@@ -107,7 +107,12 @@ def command(
         compared = compare_study(name, home=home(), promoting=promote)
     else:
         compared = compare_runs(runs, home=home(), promoting=promote)
-    print_result(compared.as_json(), as_json=as_json, lines=comparison_lines(compared))
+    print_result(
+        compared.as_json(),
+        as_json=as_json,
+        lines=comparison_lines(compared),
+        following="medmim predict SCANS, or medmim report",
+    )
 
 
 def _compare_predictions(
@@ -130,7 +135,7 @@ def _compare_predictions(
     with phases() as progress:
         done = compare_predictions(predictions, labels, options, home=home(), progress=progress)
     lines = [*(one.sentence for one in done.problems), *comparison_lines(done.compared)]
-    print_result(done.as_json(), as_json=as_json, lines=lines)
+    print_result(done.as_json(), as_json=as_json, lines=lines, following="medmim report")
 
 
 def comparison_lines(compared: CompareResult) -> list[str]:

@@ -49,8 +49,10 @@ def command(
     lines = [
         *comparison_lines(made.compared),
         *(f"panel    {path}" for path in panels.values()),
-        f"next     MEDMIM_HOME={shlex.quote(str(made.home))} medmim ui",
     ]
     print_result(
-        {**made.compared.as_json(), "panels": panels, "home": str(made.home)}, as_json=as_json, lines=lines
+        {**made.compared.as_json(), "panels": panels, "home": str(made.home)},
+        as_json=as_json,
+        lines=lines,
+        following=f"MEDMIM_HOME={shlex.quote(str(made.home))} medmim ui",
     )

@@ -43,5 +43,7 @@ def command(*, as_json: bool, data: tuple[Path, ...], repair: bool) -> None:
     for check in result.checks:
         lines.append(f"{_SIGNS[check.status]}  {check.name:<24}  {check.found}")
         lines += [f"      → {check.advice}"] if check.advice else []
-    print_result(result.as_json(), as_json=as_json, lines=lines)
+    print_result(
+        result.as_json(), as_json=as_json, lines=lines, following="medmim ingest SCANS, or medmim demo"
+    )
     refuse_bad(result)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from medmim.cli.next_command import data_option
 from medmim.cli.options import dataset_option, home, json_option, model_option, out_option, print_result
 from medmim.cli.progress import log_line
 from medmim.errors import counted
@@ -36,4 +37,5 @@ def command(*, model: str | None, data: Path, out: Path, as_json: bool) -> None:
         f"written      {result.out}: {counted(result.images, 'image')}, {counted(result.width, 'feature')}"
     ]
     lines += [f"picture      {result.picture}"] if result.picture else []
-    print_result(result.as_json(), as_json=as_json, lines=lines)
+    following = f"medmim finetune classify{data_option(data)}"
+    print_result(result.as_json(), as_json=as_json, lines=lines, following=following)

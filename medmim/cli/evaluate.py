@@ -97,7 +97,8 @@ def command(
             progress=progress,
             log=log_line,
         )
-    print_result(result.as_json(), as_json=as_json, lines=_lines(result))
+    following = "medmim report" if predictions else "medmim predict SCANS, or medmim export --format bundle"
+    print_result(result.as_json(), as_json=as_json, lines=_lines(result), following=following)
 
 
 def _lines(result: EvaluationResult) -> list[str]:

@@ -80,6 +80,4 @@ def command(
     lines = [f"written      {result.path}"]
     if result.difference is not None:
         lines.append(f"difference   {result.difference:.1e} at most from PyTorch, on a case of '{data}'")
-    if result.next_step:
-        lines.append(f"next         {result.next_step}")
-    print_result(result.as_json(), as_json=as_json, lines=lines)
+    print_result(result.as_json(), as_json=as_json, lines=lines, following=result.next_step)

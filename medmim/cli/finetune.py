@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from medmim.cli.next_command import next_control
 from medmim.cli.options import (
-    DEFAULT_DATA,
     aligned,
     finetuning_options,
     given,
@@ -98,11 +96,11 @@ def command(
     from medmim.stages.finetune.run import finetune
 
     result = finetune(settings, home=home(), resume=resume, log=log_line)
-    following = next_command(settings, values, overrides, config, result.checkpoint)
-    print_result(result.as_json(), as_json=as_json, lines=_result_lines(result, following))
+    following = next_control(settings, values, overrides, config, result.checkpoint)
+    print_result(result.as_json(), as_json=as_json, lines=_result_lines(result), following=following)
 
 
-def _result_lines(result: RunResult, following: str) -> list[str]:
+def _result_lines(result: RunResult) -> list[str]:
     from medmim.training.evaluation.metric_intervals import caveat
 
     return [
@@ -112,7 +110,6 @@ def _result_lines(result: RunResult, following: str) -> list[str]:
         *(f"scores   {figure}" for figure in [result.panel.with_name("scores.png")] if figure.is_file()),
         *map(_score, result.scores),
         *(f"note     {text}" for text in filter(None, [caveat(result.scores)])),
-        f"next     {following}",
     ]
 
 
@@ -145,47 +142,8 @@ def _fine_tune_seeds(
     spread = f" (sd of seeds {statistics.stdev(scores):.4f})" if len(scores) > 1 else ""
     lines = [*aligned(table), *([f"mean     {statistics.mean(scores):.3f}{spread}"] if scores else [])]
     weights = Store(home(), reading=True).checkpoints(runs[0].run_id) / WEIGHTS
-    following = next_command(settings, {**values, "seeds": seeds}, overrides, config, weights)
-    print_result({"seeds": found}, as_json=as_json, lines=[*lines, f"next     {following}"])
-
-
-def next_command(
-    settings: FinetuneSettings,
-    values: Mapping[str, Any],
-    overrides: Sequence[str],
-    config: str | None,
-    weights: Path,
-) -> str:
-    """Return the command to run next: the comparison, or the control with the same options and encoder."""
-    if settings.init == "scratch":
-        return "medmim compare"
-    kept: dict[str, Any] = {} if settings.data == Path(DEFAULT_DATA) else {"data": settings.data}
-    omitted = ("task", "init", "init_map", "data")
-    kept |= {key: value for key, value in values.items() if key not in omitted}
-    used = json.loads(weights.with_name("weights.json").read_text("utf-8"))
-    if "encoder" not in kept and not _is_default_encoder(settings, used):
-        kept["encoder"] = used["encoder"]
-        options = used["encoder_options"].items()
-        overrides = (*overrides, *(f"encoder_options.{key}={json.dumps(value)}" for key, value in options))
-    words = [f"--config={config}"] if config else []
-    for key, value in kept.items():
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        words += [f"--{key.replace('_', '-')}", text]
-    words += [word for override in overrides for word in ("--set", override)]
-    control = shlex.join(["medmim", "finetune", settings.task, "--init", "scratch", *words])
-    return f"{control}, then medmim compare"
-
-
-def _is_default_encoder(settings: FinetuneSettings, used: Mapping[str, Any]) -> bool:
-    """Return whether training from scratch would use the encoder of these weights by itself."""
-    from medmim.data.dataset.manifest import read_dataset
-    from medmim.data.dataset.partition import partition
-    from medmim.training.recipe import with_recipe
-
-    volumes = partition(read_dataset(settings.data), fold=settings.fold).train
-    control = type(settings)(task=settings.task, data=settings.data, fold=settings.fold)
-    alone = with_recipe(control, volumes, dims=used["spatial_dims"])
-    return (alone.encoder, alone.encoder_options) == (used["encoder"], used["encoder_options"])
+    following = next_control(settings, {**values, "seeds": seeds}, overrides, config, weights)
+    print_result({"seeds": found}, as_json=as_json, lines=lines, following=following)
 
 
 def _score(row: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from medmim.cli.next_command import data_option
 from medmim.cli.options import (
     cluster_options,
-    data_option,
     home,
     json_option,
     out_option,
@@ -177,10 +178,9 @@ def command(*, source: Path, out: Path, dry_run: bool, as_json: bool, **options:
         f"splits       train {counts['train']}, val {counts['val']}, test {counts['test']}",
         *(f"  {number:6d}  {reason}" for reason, number in info.reasons.items()),
         *_limited([f"warning      {warning_text(one)}" for one in info.warnings]),
-        f"next         {_next(out)}",
     ]
     result = {"dataset": str(out), **counts, "reasons": info.reasons, "warnings": list(info.warnings)}
-    print_result(result, as_json=as_json, lines=lines)
+    print_result(result, as_json=as_json, lines=lines, following=_next(out))
 
 
 def _annotation_lines(dataset: Dataset) -> list[str]:
@@ -281,7 +281,8 @@ def _show(source: Path, out: Path, *, as_json: bool, options: Mapping[str, Any])
     lines += [f"warning      {text}" for text in found.warnings]
     lines += [f"  {number:6d}  {reason}" for reason, number in found.others.items()]
     lines.append(f"dry run      headers of {counted(found.files_seen, 'file')} read, nothing written")
-    print_result(found.as_json(), as_json=as_json, lines=lines)
+    following = f"medmim ingest {shlex.quote(str(source))}, with the same options but --dry-run"
+    print_result(found.as_json(), as_json=as_json, lines=lines, following=following)
 
 
 def _patient_line(row: PatientRow) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from medmim.cli.next_command import data_option
 from medmim.cli.options import json_option, path_option, print_result
 from medmim.cli.progress import phases
 from medmim.cli.verify import dataset_argument
@@ -35,4 +36,5 @@ def command(*, dataset: Path, page: Path | None, workers: int | None, as_json: b
         f"page         {result.page}  ({result.page_bytes / 1e6:.1f} MB)",
         f"volumes      {result.volumes}, {result.pictures} with pictures",
     ]
-    print_result(result.as_json(), as_json=as_json, lines=lines)
+    following = f"medmim pretrain{data_option(dataset)}"
+    print_result(result.as_json(), as_json=as_json, lines=lines, following=following)

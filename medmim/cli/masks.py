@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from medmim.cli.next_command import data_option
 from medmim.cli.options import home, json_option, out_option, path_option, print_result, sizes
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def command(
     drawn = draw_masks(
         names or tuple(MASKS), ratios or RATIOS, dims=dims, grid=cells, background=background, **given
     )
-    print_result(drawn.as_json(), as_json=as_json, lines=table_lines(drawn))
+    following = f"medmim pretrain{data_option(data) if data else ''} --mask {drawn.entries[0].mask}"
+    print_result(drawn.as_json(), as_json=as_json, lines=table_lines(drawn), following=following)
 
 
 def table_lines(drawn: MaskGallery) -> list[str]:

@@ -29,7 +29,7 @@ def command(*, dims: int, as_json: bool) -> None:
 
     rows = list_methods(dims)
     result = {"dims": dims, "methods": [row.as_json() for row in rows]}
-    print_result(result, as_json=as_json, lines=method_lines(rows))
+    print_result(result, as_json=as_json, lines=method_lines(rows), following="medmim pretrain --method NAME")
 
 
 def method_lines(rows: list[MethodRow]) -> list[str]:

@@ -53,7 +53,8 @@ def command(context: click.Context, *, limit: int, as_json: bool) -> None:
     print_result(
         {"models": rows},
         as_json=as_json,
-        lines=lines if found else ["no registered models: run `medmim finetune segment`"],
+        lines=lines if found else ["no registered models"],
+        following=f"medmim predict SCANS --model {found[0].model}" if found else "medmim finetune segment",
     )
 
 
@@ -75,7 +76,10 @@ def promote(*, model: str, force: bool, why: str, as_json: bool) -> None:
 
     done = force_promotion(Store(home()), model, why)
     print_result(
-        {"promoted": done.promoted, "sentence": done.sentence}, as_json=as_json, lines=[done.sentence]
+        {"promoted": done.promoted, "sentence": done.sentence},
+        as_json=as_json,
+        lines=[done.sentence],
+        following="medmim predict SCANS, or medmim export --format bundle",
     )
 
 
@@ -88,7 +92,8 @@ def register(*, run: str, as_json: bool) -> None:
 
     model, version = register_later(home(), run)
     lines = [f"registered {model}:{version}"]
-    print_result({"model": model, "version": version}, as_json=as_json, lines=lines)
+    following = f"medmim predict SCANS --model {model}:{version}"
+    print_result({"model": model, "version": version}, as_json=as_json, lines=lines, following=following)
 
 
 MODEL_HEAD = ("model", "task", "score", "95 % interval", "arm", "date", "status", "run", "test patients seen")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from medmim.cli.next_command import DEFAULT_DATA
 from medmim.cli.progress import log_line
 from medmim.files import home_folder
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     Settings = TypeVar("Settings", bound=RunSettings)
 
-DEFAULT_DATA = "medmim-data"
+_WIDEST = 14  # first column of results that are no tables
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -44,11 +45,6 @@ def note_run(settings: RunSettings) -> None:
 
     for line in opening_lines(settings, home()):
         log_line(line)
-
-
-def data_option(data: Path) -> str:
-    """Return ` --data PATH` for a command to paste; empty for the default."""
-    return "" if data == Path(DEFAULT_DATA) else f" --data {shlex.quote(str(data))}"
 
 
 def json_option(command: Command) -> Command:
@@ -107,10 +103,17 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def print_result(result: dict[str, Any], *, as_json: bool, lines: list[str]) -> None:
-    """Print a result as JSON or as lines; stop without an error if the output pipe is closed."""
+def print_result(result: dict[str, Any], *, as_json: bool, lines: Sequence[str], following: str) -> None:
+    """Print a result as JSON or as lines; stop without an error if the output pipe is closed.
+
+    Args:
+        following: the command to run next, printed as the last line, aligned with the others.
+    """
+    word = re.match(r"\w+ {2,}", lines[0]) if lines else None
+    width = word.end() if word and word.end() <= _WIDEST else len("next  ")
+    last = f"{'next':<{width}}{following}"
     try:
-        for line in [json.dumps(result, sort_keys=True)] if as_json else lines:
+        for line in [json.dumps(result, sort_keys=True)] if as_json else [*lines, last]:
             click.echo(line)
     except BrokenPipeError:  # such as `| head`: prevent Python from flushing to the closed pipe at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -28,5 +29,6 @@ def command(*, study: str, out: Path | None, as_json: bool) -> None:
 
     store, place = Store(home(), reading=True), out or Path(f"{study}.zip")
     count = pack(store, runs_of_study(store, study), place)
-    lines = [f"{counted(count, 'run')} in {place}", f"next     medmim unpack {place}"]
-    print_result({"file": str(place), "runs": count}, as_json=as_json, lines=lines)
+    lines = [f"{counted(count, 'run')} in {place}"]
+    following = f"medmim unpack {shlex.quote(str(place))}"
+    print_result({"file": str(place), "runs": count}, as_json=as_json, lines=lines, following=following)

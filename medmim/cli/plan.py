@@ -61,8 +61,10 @@ def command(
     choices = choices_for(settings)
     table = [f"recipe   {choice.line()}" for choice in choices]
     chosen = {choice.setting: choice.value for choice in choices}
+    following = f"medmim {stage if stage in ('pretrain', 'finetune') else f'finetune {stage}'}"
+    following += ", with the same options"
     if flags.get("machine"):
-        print_result({"recipe": chosen}, as_json=as_json, lines=table)
+        print_result({"recipe": chosen}, as_json=as_json, lines=table, following=following)
         return
     log_line("timing     two trial runs of 6 steps, about a minute each; nothing is recorded")
     planned = plan(settings, home=home())
@@ -78,7 +80,7 @@ def command(
     elif planned.proposed_batch_size is not None:
         options = f"--batch-size {planned.proposed_batch_size} --set accumulate={planned.proposed_accumulate}"
         lines.append(f"fits     no: use {options}")
-    print_result({**planned.as_json(), "recipe": chosen}, as_json=as_json, lines=lines)
+    print_result({**planned.as_json(), "recipe": chosen}, as_json=as_json, lines=lines, following=following)
     refuse_too_large(planned)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,8 @@ def command(
             extras=Extras(save_probabilities, pictures, min_score),
             **options,
         )
-    print_result(result.as_json(), as_json=as_json, lines=_lines(result))
+    following = f"medmim evaluate --data DATASET --predictions {shlex.quote(str(out))}, where labels exist"
+    print_result(result.as_json(), as_json=as_json, lines=_lines(result), following=following)
 
 
 def _lines(result: Predictions) -> list[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
+from medmim.cli.next_command import next_finetuning
 from medmim.cli.options import (
-    data_option,
     given,
     home,
     json_option,
@@ -81,9 +80,9 @@ def command(
         f"weights  {result.checkpoint}",
         f"picture  {result.panel}",
         *alarm_lines(result.metrics),
-        f"next     {next_finetuning(settings.data, settings.encoder)}",
     ]
-    print_result(result.as_json(), as_json=as_json, lines=lines)
+    following = next_finetuning(settings.data, settings.encoder)
+    print_result(result.as_json(), as_json=as_json, lines=lines, following=following)
 
 
 _ALARMS = {
@@ -95,20 +94,3 @@ _ALARMS = {
 def alarm_lines(metrics: dict[str, float]) -> list[str]:
     """Return a line for each alarm of the last evaluation."""
     return [line for key, line in _ALARMS.items() if metrics.get(key)]
-
-
-def next_finetuning(data: Path, encoder: str | None = None) -> str:
-    """Return the fine-tuning command for the annotations of a dataset, and for the user's own encoder."""
-    from medmim.data.dataset.manifest import read_dataset
-
-    volumes = read_dataset(data).volumes
-    tasks = {
-        "segment": any(one.label for one in volumes),
-        "detect": any(one.boxes for one in volumes),
-        "classify": any(one.targets or one.target is not None for one in volumes),
-    }
-    task = next((name for name, annotated in tasks.items() if annotated), None)
-    if task is None:
-        return "this dataset has no labels: medmim ingest SRC --labels DIR, then medmim finetune segment"
-    own = encoder and ":" in encoder and not encoder.startswith("timm:")
-    return f"medmim finetune {task}{data_option(data)}{f' --trust-code {encoder}' if own else ''}"

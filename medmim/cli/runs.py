@@ -62,10 +62,13 @@ def command(  # noqa: PLR0913 (one filter each)
     shown = None if as_json else limit  # JSON lists all of them
     wanted = RunFilter(task, arm, dataset, study, status, sort=sort, limit=shown)
     found = list_runs(home(), wanted)
-    lines = aligned([RUN_HEAD, *map(run_cells, found)]) if found else ["no runs: run `medmim pretrain`"]
+    lines = aligned([RUN_HEAD, *map(run_cells, found)]) if found else ["no runs"]
     if len(found) == shown and (count := count_runs(home(), wanted)) > limit:
         lines.append(f"and {count - limit} more: --limit {count}")
-    print_result({"runs": [one.as_json() for one in found]}, as_json=as_json, lines=lines)
+    following = "medmim compare" if found else "medmim pretrain"
+    print_result(
+        {"runs": [one.as_json() for one in found]}, as_json=as_json, lines=lines, following=following
+    )
 
 
 RUN_HEAD = ("run", "task", "score", "95 % interval", "arm", "dataset", "date", "minutes", "status")
@@ -92,4 +95,5 @@ def _delete(words: tuple[str, ...], *, as_json: bool) -> None:
 
     deleted = delete_runs(words, home=home())
     lines = [f"deleted  {one.run_id}  {one.task} {one.tags.get('arm', '')}" for one in deleted]
-    print_result({"deleted": [one.run_id for one in deleted]}, as_json=as_json, lines=lines)
+    ids = [one.run_id for one in deleted]
+    print_result({"deleted": ids}, as_json=as_json, lines=lines, following="medmim clean")

@@ -70,7 +70,13 @@ def command(*, task: str, as_json: bool) -> None:
 
     found = settings_of(task)
     lines = [line for one in found for line in _lines(one)]
-    print_result({"task": task, "settings": [asdict(one) for one in found]}, as_json=as_json, lines=lines)
+    command = task if task in ("pretrain", "study") else f"finetune {task}"
+    print_result(
+        {"task": task, "settings": [asdict(one) for one in found]},
+        as_json=as_json,
+        lines=lines,
+        following=f"medmim {command} --set NAME=VALUE",
+    )
 
 
 def _lines(one: SettingDescription) -> list[str]:

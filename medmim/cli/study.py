@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,7 +90,10 @@ def command(
             engine=found,
             log=log_line,
         )
-    print_result(done.as_json(), as_json=as_json, lines=study_lines(done))
+    following = "medmim predict SCANS, or medmim report"
+    if dry_run or done.left or done.failures:
+        following = "the same command without --dry-run" if dry_run else "the same command, which continues"
+    print_result(done.as_json(), as_json=as_json, lines=study_lines(done), following=following)
     if done.failures:
         click.get_current_context().exit(1)
 
@@ -98,8 +102,13 @@ def _write_template(path: Path, *, as_json: bool) -> None:
     from medmim.config.reference import write_template
 
     written, schema = write_template(path)
-    lines = [f"written  {written}", f"schema   {schema}", f"next     medmim study {written} --dry-run"]
-    print_result({"written": str(written), "schema": str(schema)}, as_json=as_json, lines=lines)
+    lines = [f"written  {written}", f"schema   {schema}"]
+    print_result(
+        {"written": str(written), "schema": str(schema)},
+        as_json=as_json,
+        lines=lines,
+        following=f"medmim study {shlex.quote(str(written))} --dry-run",
+    )
 
 
 @contextmanager

@@ -36,4 +36,4 @@ def command(*, uri: str | None, as_json: bool) -> None:
         f"{counted(sent.runs, 'run')} on the server: {sent.new_runs} new, {counted(sent.points, 'point')}, "
         f"{counted(sent.artifacts, 'file')}, {counted(sent.versions, 'model version')} sent"
     ]
-    print_result(asdict(sent), as_json=as_json, lines=lines)
+    print_result(asdict(sent), as_json=as_json, lines=lines, following=f"open {server}")

@@ -24,4 +24,4 @@ def command(*, file: Path, as_json: bool) -> None:
         f"{counted(merged.runs, 'run')} from the file: {merged.new_runs} new, "
         f"{counted(merged.versions, 'model version')}"
     ]
-    print_result(asdict(merged), as_json=as_json, lines=lines)
+    print_result(asdict(merged), as_json=as_json, lines=lines, following="medmim runs")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
-from medmim.cli.options import DEFAULT_DATA, Command, json_option, print_result
+from medmim.cli.next_command import DEFAULT_DATA
+from medmim.cli.options import Command, json_option, print_result
 from medmim.cli.progress import phases
 from medmim.errors import counted
 
@@ -56,5 +58,8 @@ def command(*, dataset: Path, as_json: bool) -> None:
         *(f"warning      {warning_text(one)}" for one in result.warnings[:_MAX_LINES]),
         f"verdict      {'damaged' if result.problems else 'intact'}",
     ]
-    print_result(result.as_json(), as_json=as_json, lines=lines)
+    following = f"medmim inspect {shlex.quote(str(dataset))}"
+    if result.problems:
+        following = f"medmim ingest SRC --out {shlex.quote(str(dataset))}, which restores damaged files"
+    print_result(result.as_json(), as_json=as_json, lines=lines, following=following)
     raise_if_damaged(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,8 @@ def command(*, file: Path, init_map: Path | None, dims: int | None, in_channels:
 
     rules = read_init_map(init_map) if init_map else None
     report = inspect_weights(file, rules=rules, dims=dims, in_channels=in_channels)
-    print_result(report.as_json(), as_json=as_json, lines=_lines(report))
+    following = f"medmim finetune segment --init {shlex.quote(str(file))}"
+    print_result(report.as_json(), as_json=as_json, lines=_lines(report), following=following)
 
 
 def _lines(report: WeightsReport) -> list[str]:

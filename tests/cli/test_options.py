@@ -3,9 +3,8 @@
 import subprocess
 import sys
 
-PROGRAM = (
-    "from medmim.cli.options import print_result; print_result({}, as_json=False, lines=['x' * 99] * 9999)"
-)
+PROGRAM = """from medmim.cli.options import print_result
+print_result({}, as_json=False, lines=["x" * 99] * 9999, following="medmim ui")"""
 
 
 def test_a_reader_that_has_gone_ends_the_output_quietly():

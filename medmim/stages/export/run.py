@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,13 +54,13 @@ class ExportResult:
     Attributes:
         format: a key of `_DEFAULTS`.
         difference: largest difference from PyTorch on a real case; None for a datalist.
-        next_step: the command that uses what was written; empty if there is none.
+        next_step: the command that uses what was written.
     """
 
     format: str
     path: Path
     difference: float | None
-    next_step: str = ""
+    next_step: str
 
     def as_json(self) -> dict[str, Any]:
         """Return the output of `--json`."""
@@ -100,7 +101,8 @@ def export(
     try:
         if format == "datalist":
             files.write_json(place, datalist(dataset))
-            return ExportResult(format, place, None)
+            load = f"monai.data.load_decathlon_datalist({str(place)!r}, data_list_key='training')"
+            return ExportResult(format, place, None, f'python -c "import monai; {load}"')
         if format == "nnunet-raw":
             cases = select_channels(dataset, channels, log)
             _write_folder(place, lambda staging: write_raw_dataset(cases, place, staging, tuple(channels)))
@@ -158,7 +160,20 @@ def _export_network(
     else:
         origin = {"format": format, "kind": trained.kind, "largest_difference": difference}
         _write_described(place, content, trained.description, origin)
-    return ExportResult(format, place, difference)
+    return ExportResult(format, place, difference, _loading_command(format, place))
+
+
+def _loading_command(format: str, place: Path) -> str:  # noqa: A002
+    """Return the command that runs or loads an exported network."""
+    word = shlex.quote(str(place))
+    if format == "bundle":
+        return (
+            f"python -m monai.bundle run --config_file {word}/configs/inference.json --bundle_root {word} "
+            "--image SCAN.nii.gz"
+        )
+    if format == "onnx":
+        return f'python -c "import onnxruntime; onnxruntime.InferenceSession({str(place)!r})"'
+    return f"medmim weights {word}, or --init {word} in medmim finetune"
 
 
 def _export_encoder(
@@ -188,7 +203,7 @@ def _export_encoder(
     _refuse_difference(format, difference)
     origin = {"format": format, "kind": "encoder", "largest_difference": difference}
     _write_described(place, content, trained.description, origin)
-    return ExportResult(format, place, difference)
+    return ExportResult(format, place, difference, _loading_command(format, place))
 
 
 def _windows(dataset: Dataset, trained: TrainedModel | TrainedEncoder) -> tuple[VolumeRecord, Tensor]:

@@ -1,11 +1,13 @@
-"""The control that `medmim finetune` prints has the options and the encoder of the run."""
+"""Every result ends with the command to run next; the control has the options and the encoder of the run."""
 
 import json
 import shlex
 
 import pytest
+import tiny
 
-from medmim.cli.finetune import next_command
+from medmim.cli.next_command import next_control, next_finetuning
+from medmim.cli.options import print_result
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.dataset.partition import partition
@@ -23,7 +25,7 @@ def control(tiny_dataset, tmp_path):
         description = {"encoder": used[0], "encoder_options": used[1], "spatial_dims": 3}
         (tmp_path / "weights.json").write_text(json.dumps(description))
         weights = tmp_path / "weights.safetensors"
-        command = next_command(settings, dict(values), overrides, config, weights)
+        command = next_control(settings, dict(values), overrides, config, weights)
         assert command.endswith(", then medmim compare")
         return shlex.split(command.removesuffix(", then medmim compare"))
 
@@ -58,4 +60,23 @@ def test_the_options_of_the_run_are_repeated(control):
 
 def test_after_the_control_comes_the_comparison(tmp_path):
     settings = FinetuneSettings(task="segment", init="scratch")
-    assert next_command(settings, {}, (), None, tmp_path / "weights.safetensors") == "medmim compare"
+    assert next_control(settings, {}, (), None, tmp_path / "weights.safetensors") == "medmim compare"
+
+
+def test_the_next_command_names_the_users_own_encoder(tmp_path):
+    data = tiny.make_dataset(tmp_path / "data")
+    assert next_finetuning(data, "my_nets:build").endswith(f"{data} --trust-code my_nets:build")
+    assert next_finetuning(data, "timm:convnext_tiny").endswith(str(data))
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        ("page         x", "next         medmim ui"),
+        ("arm                   Dice", "next  medmim ui"),
+        ("1 run", "next  medmim ui"),
+    ],
+)
+def test_the_next_command_is_the_last_line_and_aligned(first, last, capsys):
+    print_result({}, as_json=False, lines=[first, "more"], following="medmim ui")
+    assert capsys.readouterr().out.splitlines() == [first, "more", last]
