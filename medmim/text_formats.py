@@ -1,10 +1,11 @@
-"""JSON and CSV: a damaged text of others is a ValueError, and no cell that we write is a formula."""
+"""JSON, CSV and names: a damaged text of others is a ValueError, and no cell that we write is a formula."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,12 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("JSON is nested too deeply") from error
+
+
+def natural_order(name: str) -> list[str | int]:
+    """Return a key that sorts names with their numbers: case_2 before case_10."""
+    parts = re.split(r"([0-9]+)", name)  # text and digits in turn
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)]
 
 
 def parse_csv(text: str, *, delimiter: str = ",") -> tuple[Sequence[str], list[dict[str, str]]]:

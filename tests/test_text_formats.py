@@ -2,7 +2,7 @@
 
 import pytest
 
-from medmim.text_formats import csv_text, parse_csv, parse_json
+from medmim.text_formats import csv_text, natural_order, parse_csv, parse_json
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"a": ' * 100_000, "9" * 5000, ""])
@@ -44,3 +44,8 @@ def test_cells_that_a_spreadsheet_would_evaluate_are_quoted():
 def test_no_start_of_a_formula_begins_a_cell(start):
     [_, cell, *_] = csv_text([{"name": f"{start}cmd|'/c calc'!A0"}]).replace('"', "").split("\n")
     assert cell.startswith("'")
+
+
+def test_names_are_sorted_by_their_numbers():
+    names = ["case_10", "10b", "case_2", "a", "case_2_1", "2b"]
+    assert sorted(names, key=natural_order) == ["2b", "10b", "a", "case_2", "case_2_1", "case_10"]

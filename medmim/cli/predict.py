@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from medmim.stages.predict.predictions import Predictions
 
 _LINES = 20
+_REFUSED = "unlike_training_data"  # already named on stderr
 
 
 @click.command(
@@ -106,19 +107,30 @@ def command(
 
 
 def _lines(result: Predictions) -> list[str]:
-    """Return the result for people: volumes, then failures."""
-    volumes = sorted(f"  {result.name(key)}  {one.summary}" for key, one in result.volumes.items())
+    """Return the result for people: volumes, then failures; scans that were refused or forced are counted."""
+    volumes = [f"  {result.name(key)}  {one.summary}" for key, one in result.volumes.items()]
     more = [f"  and {len(volumes) - _LINES} more"] if len(volumes) > _LINES else []
     written = sum(outcome.startswith("written") for outcome in result.dicom.values())
-    counts = f"{len(volumes)} predicted, {len(result.failures)} failed, {written} also as DICOM-SEG"
+    refused = sum(reason == _REFUSED for reason in result.failures.values())
+    failed = len(result.failures) - refused
+    counts = f"{len(volumes)} predicted, {failed} failed, {refused} refused, {written} also as DICOM-SEG"
     return [
         f"model        {result.model['name']}",
         f"predictions  {result.out}",
         f"volumes      {counts}",
         *volumes[:_LINES],
         *more,
-        *(f"forced       {result.name(key)}: {reason}" for key, reason in result.forced.items()),
-        *(f"failed       {result.name(key)}: {reason}" for key, reason in result.failures.items()),
+        *([f"forced       {counted(len(result.forced), 'scan')}, named above"] if result.forced else []),
+        *(
+            [f"refused      {counted(refused, 'scan')}, named above; --force predicts them"]
+            if refused
+            else []
+        ),
+        *(
+            f"failed       {result.name(key)}: {reason}"
+            for key, reason in result.failures.items()
+            if reason != _REFUSED
+        ),
         *(
             f"no DICOM-SEG {result.name(key)}: {outcome}"
             for key, outcome in result.dicom.items()

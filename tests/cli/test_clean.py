@@ -11,7 +11,7 @@ def test_files_are_listed_and_removed_only_with_yes(tmp_path, monkeypatch):
     left.mkdir(parents=True)
     (left / "weights").write_bytes(bytes(2_000_000))
     listed = CliRunner().invoke(main, ["clean"]).stdout.splitlines()
-    assert listed[-2:] == ["     2.0 MB  could be removed", "next     medmim clean --yes"]
+    assert listed[-2:] == ["     2.0 MB  could be removed", "next  medmim clean --yes"]
     assert CliRunner().invoke(main, ["clean", "--dry-run", "--yes"]).exit_code == 0
     assert left.exists()
     assert CliRunner().invoke(main, ["clean", "--yes"]).exit_code == 0

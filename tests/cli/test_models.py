@@ -30,11 +30,12 @@ def test_models_are_listed_and_one_is_promoted_by_force(new_home, monkeypatch):
     run = CliRunner().invoke
     listed = json.loads(run(command, ["--json"]).stdout)
     assert listed["models"][0]["aliases"] == ["challenger"]
-    _, row, origin = run(command, []).stdout.splitlines()
+    _, row, origin, following = run(command, []).stdout.splitlines()
     assert row.endswith("unknown")
     assert origin == f"  weights from {listed['models'][0]['run'][:8]} ← aaaaaaaa"
+    assert following == "next  medmim predict SCANS --model m"
     promoted = run(command, ["promote", "m:1", "--force", "--why", "our scanner"])
-    assert promoted.stdout == "m 1 is champion by force: our scanner\n"
+    assert promoted.stdout.startswith("m 1 is champion by force: our scanner\nnext  medmim predict")
     assert champion_of(store, "m").version == 1
 
 

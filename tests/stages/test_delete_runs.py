@@ -26,7 +26,7 @@ def test_deleted_runs_are_gone_and_their_files_removed(stored):
     assert "nothing" not in CliRunner().invoke(main, ["clean"]).stdout
     assert left.path.exists()
     assert remove([left]) == 1000
-    assert CliRunner().invoke(main, ["clean"]).stdout == "nothing to remove\n"
+    assert CliRunner().invoke(main, ["clean"]).stdout == "nothing to remove\nnext  medmim runs\n"
 
 
 def test_the_folder_of_registered_models_is_no_leftover(tmp_path):

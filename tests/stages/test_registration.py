@@ -46,7 +46,8 @@ def test_a_training_whose_registration_fails_is_finished_and_registered_later(
     monkeypatch.setenv("MEDMIM_HOME", str(home))
     for _ in range(2):
         done = CliRunner().invoke(main, command.split()[1:])
-        assert done.stdout == "registered tiny-segment:1\n"
+        following = "next  medmim predict SCANS --model tiny-segment:1"
+        assert done.stdout.splitlines() == ["registered tiny-segment:1", following]
     [version] = store.client.search_model_versions("name = 'tiny-segment'")
     assert version.run_id == run_id
     assert version.tags["lineage"].startswith(run_id)

@@ -240,10 +240,10 @@ def _register(store: Store, run: FinetuneRun, result: RunResult) -> None:
 
 
 def _status(run: FinetuneRun, metrics: Mapping[str, float]) -> str:
-    """Return `control` from scratch, `failed sanity` for a validation score at the level of chance."""
-    if run.origin.arm == SCRATCH:
-        return CONTROL
-    return CANDIDATE if not run.partition.val or _is_above_chance(run, metrics) else FAILED
+    """Return `failed sanity` for a validation score at the level of chance, else `control` from scratch."""
+    if run.partition.val and not _is_above_chance(run, metrics):
+        return FAILED
+    return CONTROL if run.origin.arm == SCRATCH else CANDIDATE
 
 
 def _is_above_chance(run: FinetuneRun, metrics: Mapping[str, float]) -> bool:

@@ -208,7 +208,12 @@ def _mean_probabilities(
         assert isinstance(member.task, Segmentation)
         prepared = own.volumes(volume)
         found = segment(
-            member.network, prepared, own.plan, precision=own.precision, mirror=member.task.mirror
+            member.network,
+            prepared,
+            own.plan,
+            precision=own.precision,
+            mirror=member.task.mirror,
+            progress=scene.progress,
         )
         total = total + onto(found, prepared, scene.volumes(volume))
     return total / len(members)

@@ -19,7 +19,7 @@ from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.ingest.sources import walk
 from medmim.notebook import NotebookResult, Table, read_picture
 from medmim.stages.predict.outputs import VolumePrediction
-from medmim.text_formats import csv_text
+from medmim.text_formats import csv_text, natural_order
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ def write_sources(
         place = f"{path.parent}{os.sep}" if volume in stacks else str(path)
         predicted = names.get(volume, "") if _is_image(row) else ""
         table[place, row["fate"], row["reason"], patients.get(volume, ""), volume, predicted] = None
-    rows_of_table = [dict(zip(_COLUMNS, row, strict=True)) for row in table]
+    paths_first = sorted(table, key=lambda row: natural_order(row[0]))
+    rows_of_table = [dict(zip(_COLUMNS, row, strict=True)) for row in paths_first]
     content = csv_text(rows_of_table, _COLUMNS).encode()
     files.write_bytes(out / SOURCES, content, mode=0o600)
 

@@ -16,6 +16,7 @@ import errno
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from medmim.stages.predict.outputs import (
     trace_to_slices,
 )
 from medmim.stages.predict.predictions import SOURCES, Predictions, output_names, paths_of, write_sources
-from medmim.text_formats import csv_text
+from medmim.text_formats import csv_text, natural_order
 from medmim.training.tasks.trained_model import TrainedModel, ensemble_of, load_trained_model
 
 _TABLES = tuple(one.table for one in OUTPUTS.values())
@@ -182,6 +183,8 @@ def _predict(
 ) -> Predictions:
     """Predict volume by volume; a failure is recorded and does not stop the others."""
     output, scene = OUTPUTS[trained.kind], trained.context(dataset.root)
+    if task.progress:
+        scene = replace(scene, progress=partial(task.progress, "windows of this volume"))
     predictions: dict[str, VolumePrediction] = {}
     cases, rest = trained.cases(dataset)
     unlike = check_scans(
@@ -189,7 +192,8 @@ def _predict(
     )
     refused = set() if task.force else set(unlike)
     failures = {one.id: "channel_missing" for one in rest} | dict.fromkeys(refused, UNLIKE)
-    cases = tuple(volume for volume in cases if volume.id not in refused)
+    named = sorted(cases, key=lambda volume: natural_order(empty.names[volume.id]))
+    cases = tuple(volume for volume in named if volume.id not in refused)
     for number, volume in enumerate(cases):
         try:
             known = with_modality(trained, volume.model_copy(update=_BARE), force=task.force)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -22,6 +23,7 @@ from medmim.shapes import Features, Images
 from medmim.training.precision import autocast
 
 THRESHOLD = 0.5
+_OVERLAP = 0.5  # of neighbouring windows, in each axis
 
 
 def labels_of(
@@ -140,16 +142,22 @@ def segment(
     *,
     precision: str,
     mirror: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Segment one preprocessed volume with Gaussian-weighted sliding windows, slice by slice in 2D.
 
     If the device runs out of memory, windows are computed one by one and averaged in main memory.
+
+    Args:
+        progress: receives the number of finished windows, and of all.
 
     Returns:
         Probabilities of classes or regions, (channels, x, y, z), on the CPU, on the preprocessed grid.
     """
     network = RegionProbabilities(network) if plan.regions else network
     averaged = MirrorAveraging(network, mirrored(prepared, plan) if mirror else ())
+    if progress:
+        averaged.register_forward_hook(_count(progress, window_count(prepared, plan)))
     try:
         scores = _window_scores(averaged, prepared, plan, precision, windows=8 if plan.dims == 2 else 2)
     except torch.OutOfMemoryError:
@@ -157,6 +165,30 @@ def segment(
         scores = _window_scores(averaged, prepared, plan, precision, windows=1, device="cpu")
     found: Tensor = scores[0].float().cpu()
     return found if plan.regions else torch.softmax(found, dim=0)
+
+
+def window_count(prepared: PreprocessedVolume, plan: PreprocessingPlan) -> int:
+    """Return the number of windows of a volume."""
+    lengths = list(prepared.image.shape[1:])
+    slices = lengths.pop(prepared.slice_axis) if plan.dims == 2 else 1
+    steps = [max(1, int(size * (1 - _OVERLAP))) for size in plan.size]
+    rows = [
+        math.ceil(max(0, length - size) / step) + 1
+        for length, size, step in zip(lengths, plan.size, steps, strict=True)
+    ]
+    return slices * math.prod(rows)
+
+
+def _count(progress: Callable[[int, int], None], total: int) -> Callable[..., None]:
+    """Return a forward hook that adds the windows of each batch."""
+    done = 0
+
+    def add(_network: nn.Module, inputs: tuple[Tensor], _outputs: Tensor) -> None:
+        nonlocal done
+        done = min(done + len(inputs[0]), total)  # a volume may start again after a lack of memory
+        progress(done, total)
+
+    return add
 
 
 def _window_scores(
@@ -210,7 +242,7 @@ def all_flips(axes: Sequence[int]) -> list[tuple[int, ...]]:
 def _inferer(prepared: PreprocessedVolume, plan: PreprocessingPlan, **more: Any) -> Inferer:
     options = {
         "roi_size": plan.size,
-        "overlap": 0.5,
+        "overlap": _OVERLAP,
         "mode": "gaussian",
         "cval": prepared.background,
         **more,

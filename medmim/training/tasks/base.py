@@ -33,12 +33,14 @@ class EvaluationContext:
 
     Attributes:
         tuned: values chosen on validation cases, such as thresholds; empty before tuning.
+        progress: receives the number of finished windows of a volume, and of all.
     """
 
     volumes: VolumeLoader
     names: Mapping[int, str]
     precision: str
     tuned: Mapping[str, Any]
+    progress: Callable[[int, int], None] | None = None
 
     @property
     def plan(self) -> PreprocessingPlan:

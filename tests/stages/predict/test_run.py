@@ -111,14 +111,16 @@ def test_models_of_other_classes_are_not_averaged(weights, tmp_path, home):
         predict(tmp_path / "scans", tmp_path / "out", home=home, model=FoldsOf(str(weights)))
 
 
-def test_pictures_are_drawn_for_as_many_volumes_as_asked(weights, tmp_path, home):
-    for name in ("a", "b"):
-        blob_file(tmp_path / "scans" / f"{name}.nii.gz", seed=ord(name))
+def test_volumes_are_in_the_order_of_their_numbers_and_as_many_drawn_as_asked(weights, tmp_path, home):
+    for number in (10, 2):
+        blob_file(tmp_path / "scans" / f"case_{number}.nii.gz", seed=number)
     made = predict(
         tmp_path / "scans", tmp_path / "out", home=home, model=str(weights), extras=Extras(pictures=1)
     )
-    assert len(made.volumes) == 2
-    assert len(list((made.out / "pictures").iterdir())) == 1
+    assert [path.name for path in (made.out / "pictures").iterdir()] == ["case_2.png"]
+    for table, column in (("volumes.csv", "name"), ("sources.csv", "prediction")):
+        rows = csv.DictReader((made.out / table).open())
+        assert [row[column] for row in rows] == ["case_2", "case_10"]
 
 
 def test_probabilities_are_saved_on_request(weights, tmp_path, home):

@@ -18,6 +18,7 @@ from medmim.training.evaluation.inference import (
     on_grid,
     restored,
     segment,
+    window_count,
 )
 from medmim.training.evaluation.postprocessing import apply_postprocessing
 
@@ -74,7 +75,16 @@ def test_a_volume_is_segmented_window_by_window(tmp_path, dims, size, precision)
     row, label = quiet_dataset(tmp_path)
     volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, size), cache_gb=1.0)
     prepared = volumes(row)
-    found = segment(oracle_for(prepared), prepared, volumes.plan, precision=precision)
+    oracle, told, seen = oracle_for(prepared), [], []
+    oracle.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    found = segment(
+        oracle,
+        prepared,
+        volumes.plan,
+        precision=precision,
+        progress=lambda done, total: told.append((done, total)),
+    )
+    assert told[-1] == (sum(seen), window_count(prepared, volumes.plan)) == (sum(seen), sum(seen))
     assert found.shape == (3, 22, 20, 18)
     assert found.dtype == torch.float32
     assert torch.allclose(found.sum(dim=0), torch.ones(1))
