@@ -20,7 +20,7 @@ def test_values_are_escaped_and_rows_may_have_different_columns(tmp_path):
     rows = [{"arm": "<b>"}, {"arm": "scratch", "dice": "0.8"}]
     page = render_page(template(tmp_path, "{{ table(rows) }}"), title="a & b", rows=rows)
     assert "<h1>a &amp; b</h1>" in page
-    assert "<td>&lt;b&gt;</td><td></td>" in page
+    assert '<td data-column="arm">&lt;b&gt;</td><td data-column="dice"></td>' in page
     assert "<th>arm</th><th>dice</th>" in page
     assert columns(rows) == ["arm", "dice"]
 

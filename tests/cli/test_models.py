@@ -33,7 +33,7 @@ def test_models_are_listed_and_one_is_promoted_by_force(new_home, monkeypatch):
     _, row, origin, following = run(command, []).stdout.splitlines()
     assert row.endswith("unknown")
     assert origin == f"  weights from {listed['models'][0]['run'][:8]} ← aaaaaaaa"
-    assert following == "next  medmim predict SCANS --model m"
+    assert following.split(maxsplit=1) == ["next", "medmim predict SCANS --model m"]
     promoted = run(command, ["promote", "m:1", "--force", "--why", "our scanner"])
     assert promoted.stdout.startswith("m 1 is champion by force: our scanner\nnext  medmim predict")
     assert champion_of(store, "m").version == 1

@@ -90,6 +90,7 @@ def output_names(
 ) -> dict[str, str]:
     """Return the name of each volume's predictions, a path below the output folder without an ending.
 
+    The names are in the order of their numbers, `case_2` before `case_10`.
     Paths of the source files are relative to the source; a case of several files is named by its first one.
     """
     images = {
@@ -105,7 +106,7 @@ def output_names(
         different = len(set(endings.values())) == len(volumes)
         for number, volume in enumerate(sorted(volumes) if clash else ()):
             names[volume] = f"{name}{endings[volume]}" if different else f"{name}_{number + 1}"
-    return names
+    return dict(sorted(names.items(), key=lambda pair: natural_order(pair[1])))
 
 
 def paths_of(source: Path) -> dict[int, Path]:

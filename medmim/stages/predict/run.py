@@ -43,7 +43,7 @@ from medmim.stages.predict.outputs import (
     trace_to_slices,
 )
 from medmim.stages.predict.predictions import SOURCES, Predictions, output_names, paths_of, write_sources
-from medmim.text_formats import csv_text, natural_order
+from medmim.text_formats import csv_text
 from medmim.training.tasks.trained_model import TrainedModel, ensemble_of, load_trained_model
 
 _TABLES = tuple(one.table for one in OUTPUTS.values())
@@ -192,8 +192,8 @@ def _predict(
     )
     refused = set() if task.force else set(unlike)
     failures = {one.id: "channel_missing" for one in rest} | dict.fromkeys(refused, UNLIKE)
-    named = sorted(cases, key=lambda volume: natural_order(empty.names[volume.id]))
-    cases = tuple(volume for volume in named if volume.id not in refused)
+    order = {name: place for place, name in enumerate(empty.names)}
+    cases = tuple(one for one in sorted(cases, key=lambda one: order[one.id]) if one.id not in refused)
     for number, volume in enumerate(cases):
         try:
             known = with_modality(trained, volume.model_copy(update=_BARE), force=task.force)

@@ -47,11 +47,15 @@ def scores(findings: Findings) -> bytes:
 
 
 def heat_map(arms: Sequence[Arm], metric: str) -> bytes:
-    """Draw mask × ratio, one map for each method and stratum: the mean, and the interval below it."""
+    """Draw mask × ratio, one map for each method and stratum: the mean, and the interval below it.
+
+    The colours cover all intervals, so that means which differ by less look alike.
+    """
     groups = _grouped(arms)
     masks = max(len({arm.columns["mask"] for arm in group}) for group in groups.values())
     figure = Figure(figsize=(9, (0.8 + 0.62 * masks) * len(groups) + 0.4), dpi=_DPI, layout="constrained")
-    means = [arm.mean for arm in arms]
+    ends = [end for arm in arms for end in (arm.mean, *(arm.interval or ()))]
+    low, high = min(ends), max(ends)
     places = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
     for axes, (title, group) in zip(places, groups.items(), strict=True):
         names = list(dict.fromkeys(arm.columns["mask"] for arm in group))
@@ -61,10 +65,10 @@ def heat_map(arms: Sequence[Arm], metric: str) -> bytes:
             place = (names.index(arm.columns["mask"]), ratios.index(float(arm.columns["ratio"])))
             values[place] = arm.mean
             interval = "{:.3f} … {:.3f}".format(*arm.interval) if arm.interval else ""
-            colour = "wk"[arm.mean >= (min(means) + max(means)) / 2]
+            colour = "wk"[arm.mean >= (low + high) / 2]
             text = f"{arm.mean:.3f}\n{interval}"
             axes.text(place[1], place[0], text, ha="center", va="center", fontsize=8, color=colour)
-        image = axes.imshow(values, cmap="viridis", vmin=min(means), vmax=max(means), aspect="auto")
+        image = axes.imshow(values, cmap="viridis", vmin=low, vmax=high, aspect="auto")
         axes.set_xticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
         axes.set_yticks(range(len(names)), [plain(name) for name in names])
         axes.set_title(plain(title), fontsize=9)
