@@ -41,6 +41,14 @@ def test_every_page_is_in_the_navigation():
     assert sorted(known) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
 
 
+def test_search_on_the_disk_loads_nothing_from_the_internet():
+    """Without a script of this name, the theme's plugin `offline` adds one from a server."""
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    [script] = re.findall(r"polyfills: \[(\S*iframe-worker\S*)\]", settings)
+    assert "  - offline" in settings
+    assert "https:" not in (DOCS / script).read_text(encoding="utf-8")
+
+
 def test_generated_parts_are_complete():
     pages = built()
     page = pages.on_page_markdown((DOCS / "commands.md").read_text(encoding="utf-8"))
