@@ -107,12 +107,8 @@ def command(
         compared = compare_study(name, home=home(), promoting=promote)
     else:
         compared = compare_runs(runs, home=home(), promoting=promote)
-    print_result(
-        compared.as_json(),
-        as_json=as_json,
-        lines=comparison_lines(compared),
-        following="medmim predict SCANS, or medmim report",
-    )
+    lines, following = comparison_lines(compared), "medmim predict SCANS, or medmim report"
+    print_result(compared.as_json(), as_json=as_json, lines=lines, following=following)
 
 
 def _compare_predictions(

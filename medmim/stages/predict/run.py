@@ -182,9 +182,8 @@ def _predict(
     trained: TrainedModel, title: str, dataset: Dataset, empty: Predictions, task: _PredictionTask
 ) -> Predictions:
     """Predict volume by volume; a failure is recorded and does not stop the others."""
-    output, scene = OUTPUTS[trained.kind], trained.context(dataset.root)
-    if task.progress:
-        scene = replace(scene, progress=partial(task.progress, "windows of this volume"))
+    windows = partial(task.progress, "windows of this volume") if task.progress else None
+    output, scene = OUTPUTS[trained.kind], replace(trained.context(dataset.root), progress=windows)
     predictions: dict[str, VolumePrediction] = {}
     cases, rest = trained.cases(dataset)
     unlike = check_scans(
@@ -197,8 +196,7 @@ def _predict(
     for number, volume in enumerate(cases):
         try:
             known = with_modality(trained, volume.model_copy(update=_BARE), force=task.force)
-            draw = number < task.extras.pictures
-            place = OutputPlace(empty.out, empty.names[volume.id], draw, task.extras)
+            place = OutputPlace(empty.out, empty.names[volume.id], number < task.extras.pictures, task.extras)
             predictions[volume.id] = output.predict(trained, scene, known, place)
         except files.WriteError:  # would fail for the next volume too
             raise
