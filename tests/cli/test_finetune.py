@@ -15,6 +15,7 @@ from medmim.cli import main
     ],
 )
 def test_wrong_words_are_one_line(words, said, tiny_dataset):
-    done = CliRunner().invoke(main, ["finetune", *words, "--data", str(tiny_dataset)])
+    given = ["--data", str(tiny_dataset), "--init", "scratch"]
+    done = CliRunner().invoke(main, ["finetune", *words, *given])
     assert done.exit_code == 2
     assert said in done.stderr
