@@ -97,7 +97,7 @@ def command(
             progress=progress,
             log=log_line,
         )
-    following = "medmim report" if predictions else "medmim predict SCANS, or medmim export --format bundle"
+    following = "medmim report" if predictions else "medmim predict SCANS"
     print_result(result.as_json(), as_json=as_json, lines=_lines(result), following=following)
 
 

@@ -79,7 +79,7 @@ def promote(*, model: str, force: bool, why: str, as_json: bool) -> None:
         {"promoted": done.promoted, "sentence": done.sentence},
         as_json=as_json,
         lines=[done.sentence],
-        following="medmim predict SCANS, or medmim export --format bundle",
+        following=f"medmim predict SCANS --model {model}",
     )
 
 

@@ -15,7 +15,7 @@ from medmim import files
 from medmim.config.study import StudySettings, StudyTrial, trials_of
 from medmim.data.dataset.manifest import Dataset, read_dataset
 from medmim.encoders import ENCODERS
-from medmim.errors import RunError, SettingsError, UsageError, unknown_name
+from medmim.errors import RunError, SettingsError, UsageError, counted, unknown_name
 from medmim.heads import HEADS
 from medmim.masks import build_mask
 from medmim.methods import METHODS, ON_PATCHES
@@ -113,6 +113,8 @@ def study(
     trials = trials_of(settings)
     _check_names(trials)
     dataset = read_dataset(settings.data)
+    volumes = counted(len(dataset.volumes), "volume")
+    log(f"study      '{settings.name}' on {dataset.info.name} at '{settings.data}' ({volumes}); in '{home}'")
     store = Store(home)
     with _locked(home, settings.name):
         trainings = trainings_of(trials, dataset_hash=dataset.info.content_hash, study=settings.name)
