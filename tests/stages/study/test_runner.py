@@ -102,7 +102,7 @@ def test_the_plan_is_logged_first(done):
     assert done.lines[0].startswith("study      'tiny' on ")
     assert done.lines[1] == "3 trials: 2 pretrainings, 3 fine-tunings; 0 of 5 are finished"
     assert "predicted 0.1 hours" in done.lines[2]
-    assert "a short timing" in done.lines[1]
+    assert "a short timing" in done.lines[2]
     assert "median of" in done.results[2].plan.source
 
 
