@@ -31,7 +31,7 @@ Examples:
   medmim evaluate --data other-hospital --model dataset-segment@champion --split all
   medmim evaluate --data two-sites --by site
   medmim evaluate --data other-hospital --by patients.csv:scanner
-  medmim evaluate --data br35h --split all --label-map glioma=tumor --label-map meningioma=tumor
+  medmim evaluate --data br35h --split all --label-map glioma=tumour --label-map meningioma=tumour
   medmim evaluate --data other-hospital --predictions predictions --metrics surface_dice,hd95_mm""",
 )
 @path_option("--data", required=True, help="Dataset folder with annotations.")
