@@ -37,7 +37,7 @@ def names_of(paths, *, channels=False, slices=()):
 
 def test_files_keep_their_names_and_folders():
     *_, names = names_of(["my scan.nii.gz", "b/photo.1.png", "c.nrrd"])
-    assert list(names.values()) == ["my scan", "b/photo.1", "c"]
+    assert names == {"v0": "my scan", "v1": "b/photo.1", "v2": "c"}
 
 
 def test_pictures_keep_their_names():
