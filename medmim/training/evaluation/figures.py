@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from medmim.training.evaluation.classification_metrics import (
 
 _COLOURS = ListedColormap(CLASS_COLOURS)
 _LETTERS = 34  # longest line of a caption; longer ones would be cut off
+_LINES = 24  # captions of boxes that fit below each other in a square image
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,9 @@ def panel(
             place.set_xticks([])
             place.set_yticks([])
         line[0].set_xlabel(plain(textwrap.fill(row.text, _LETTERS)), fontsize=8)
+        taken: list[tuple[float, float]] = []
         for box in row.boxes:
-            _draw(line[-1], box)
+            taken.append(_draw(line[-1], box, taken, width_px=row.images[-1].shape[1]))
     for place, name in zip(axes[0], columns, strict=True):
         place.set_title(plain(name), fontsize=9)
     for value, name in enumerate(names):
@@ -93,12 +96,20 @@ def panel(
     return to_png(figure)
 
 
-def _draw(place: Axes, box: Rectangle) -> None:
+def _draw(
+    place: Axes, box: Rectangle, taken: Sequence[tuple[float, float]], *, width_px: int
+) -> tuple[float, float]:
+    """Draw a box with its caption above it or below captions at `taken` places; return where it is."""
     colour = _COLOURS(box.colour % _COLOURS.N)
-    corner = (box.left - 0.5, box.top - 0.5)  # the first pixel spans -1/2 to 1/2
-    place.add_patch(Patch(corner, box.width, box.height, fill=False, edgecolor=colour, linewidth=1.2))
-    words = place.text(*corner, plain(box.text), fontsize=8, color=colour, va="bottom", clip_on=True)
+    left, top = box.left - 0.5, box.top - 0.5  # the first pixel spans -1/2 to 1/2
+    place.add_patch(Patch((left, top), box.width, box.height, fill=False, edgecolor=colour, linewidth=1.2))
+    line = width_px / _LINES
+    top = max(top, line)  # captions above the image would be cut off
+    while any(abs(left - other) < 10 * line and abs(top - height) < line for other, height in taken):
+        top += line
+    words = place.text(left, top, plain(box.text), fontsize=8, color=colour, va="bottom", clip_on=True)
     words.set_path_effects([withStroke(linewidth=2, foreground="black")])
+    return (left, top) if box.text else (-math.inf, -math.inf)
 
 
 def plain(text: str) -> str:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from medmim.training.evaluation.figures import (
     FigureRow,
+    Rectangle,
     boxed_row,
     classification_figure,
     panel,
@@ -94,6 +95,18 @@ def test_a_box_encloses_the_marked_object():
     rows, columns = np.nonzero(row.images[0])
     assert (box.left, box.left + box.width) == (columns.min(), columns.max() + 1)
     assert (box.top, box.top + box.height) == (rows.min(), rows.max() + 1)
+
+
+def test_captions_of_boxes_at_one_place_do_not_cover_each_other():
+    def drawn(*captions):
+        boxes = [Rectangle(20.0, 0.0, 50.0, 60.0, 1, text) for text in captions]
+        row = FigureRow([np.zeros((100, 100))], [None], boxes=boxes)
+        return np.asarray(Image.open(io.BytesIO(panel([row], [""], title="t"))), float)
+
+    one, two = (
+        np.abs(drawn(*captions) - drawn("")).sum() for captions in (["lesion 0.5"], ["lesion 0.5"] * 2)
+    )
+    assert two > 1.8 * one > 0
 
 
 @pytest.mark.parametrize(("axis", "shape"), [(0, (4, 3)), (1, (4, 2)), (2, (3, 2)), (None, (3, 2))])
