@@ -86,7 +86,7 @@ def train(data: Path, home: Path, *, seed: int, steps: int) -> Path:
     settings = FinetuneSettings(
         data=data, task="segment", init="scratch", seed=seed, steps=steps, size=(24, 24, 24),
         encoder="dynunet", encoder_options={"filters": [8, 16, 32]}, batch_size=2, workers=0,
-        precision="bf16", num_evaluations=1, augment="light", lr=3e-3,
+        num_evaluations=1, augment="light", lr=3e-3,
     )  # fmt: skip
     return finetune(settings, home=home, log=lambda line: None).checkpoint
 

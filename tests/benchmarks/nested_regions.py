@@ -82,7 +82,7 @@ def compare(
                 settings = FinetuneSettings(
                     data=data, task="segment", init="scratch", seed=seed, steps=steps, regions=regions,
                     size=(24,), encoder="dynunet", encoder_options={"filters": [8, 16, 32]}, batch_size=2,
-                    workers=0, precision="bf16", num_evaluations=1, augment="light", lr=3e-3,
+                    workers=0, num_evaluations=1, augment="light", lr=3e-3,
                 )  # fmt: skip
                 begun = time.process_time()
                 result = finetune(settings, home=home, log=lambda line: None)

@@ -26,11 +26,12 @@ from medmim.stages.predict.mlflow_model import mlflow_files
 from medmim.stages.registration import register
 from medmim.stages.run_header import network_lines, view_lines
 from medmim.stages.run_lifecycle import RunResult, last_metrics, train
-from medmim.tracking.comparison.runs import CASES, SCORES
+from medmim.tracking.comparison.runs import AT_CHANCE, CASES, SCORES
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.recorder import Recorder, describe
 from medmim.training.callbacks import ValidationCallback
 from medmim.training.evaluation.metric_intervals import class_sizes, intervals
+from medmim.training.evaluation.patient_scores import never_predicted
 from medmim.training.tasks.base import Row, Task
 from medmim.training.trainer import FitResult
 
@@ -85,9 +86,16 @@ def _finish(
     """Save the selected weights, test them once and register the model."""
     run = _with_selected_weights(run, validation)
     checkpoint = _save(run, recorder, folder)  # first: room is reserved for the weights alone
-    metrics, scores = _test(run, fitted, validation, recorder, folder)
+    rows = run.task.evaluate(run.module.evaluated_network, run.partition.test, run.context, final=True)
+    metrics, scores = _record_test(run, rows, fitted, validation, recorder, folder)
     result = RunResult(recorder.run_id, checkpoint, metrics, folder / "panel.png", scores)
+    if missed := never_predicted(rows):
+        log(
+            f"warning: no test case was given {counted(len(missed), 'class', 'classes')} that the labels "
+            f"contain ({', '.join(missed)}): train longer, or look at the labels with `medmim inspect`"
+        )
     if run.partition.val and not _is_above_chance(run, metrics):
+        recorder.tags({AT_CHANCE: "true"})
         log(
             "warning: the validation score is at the level of chance: train longer, or look at the labels "
             "with `medmim inspect`; `medmim predict` prefers any other model"
@@ -144,13 +152,16 @@ def shown_cases(cases: Sequence[VolumeRecord]) -> list[VolumeRecord]:
     return [*first.values(), *(case for case in ordered if case is not first[case.subject])][:_SHOWN]
 
 
-def _test(
-    run: FinetuneRun, fitted: FitResult, validation: ValidationCallback, recorder: Recorder, folder: Path
+def _record_test(
+    run: FinetuneRun,
+    rows: Sequence[Row],
+    fitted: FitResult,
+    validation: ValidationCallback,
+    recorder: Recorder,
+    folder: Path,
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """Test once; return the final metrics of the run, and those of the test with intervals."""
-    task, context, cases = run.task, run.context, run.partition.test
-    network = run.module.evaluated_network
-    rows = task.evaluate(network, cases, context, final=True)
+    """Record the test; return the final metrics of the run, and those of the test with intervals."""
+    task, context = run.task, run.context
     means = {f"test/{key}": value for key, value in task.aggregate(rows, context).items()}
     recorder.text(CASES, "".join(json.dumps(_pseudonymous(row), sort_keys=True) + "\n" for row in rows))
     patients = len({row["subject"] for row in rows})
@@ -158,7 +169,8 @@ def _test(
     recorder.text(SCORES, "".join(json.dumps(row, sort_keys=True) + "\n" for row in table))
     score = f"{task.metric} {means.get(f'test/{task.metric}', float('nan')):.3f}"
     title = f"test, {score}"
-    png = task.figure(network, shown_cases(cases), context, title=title)
+    shown = shown_cases(run.partition.test)
+    png = task.figure(run.module.evaluated_network, shown, context, title=title)
     recorder.picture("test", png, step=fitted.steps)
     files.write_bytes(folder / "panel.png", png)
     text = f"{run.settings.task} ← {run.origin.arm}: {score}, {counted(patients, 'test patient')}"
@@ -168,14 +180,14 @@ def _test(
         files.write_bytes(folder / "scores.png", summary)
     best = {f"best/val_{task.selection_metric}": validation.best_value} if validation.best_weights else {}
     metrics = means | best | last_metrics(fitted, validation)
-    shown = {
+    primary = {
         f"test_{task.metric}{end}": row[key]
         for row in table
         for end, key in (("", "value"), ("_lo", "low"), ("_hi", "high"))
         if row["metric"] == task.metric and row[key] is not None
     }
     # one value per run at step 0: MLflow then draws bars to compare runs
-    recorder.metrics(metrics | shown, step=0)
+    recorder.metrics(metrics | primary, step=0)
     recorder.tags({"steps": str(fitted.steps)})
     return metrics, table
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from medmim.data.dataset.contamination import CONTAMINATED
 from medmim.errors import RunError
 from medmim.tracking.comparison.arms import Arm, arms_of
-from medmim.tracking.comparison.equality import differences, unequal_steps
+from medmim.tracking.comparison.equality import differences
+from medmim.tracking.comparison.reader_warnings import reader_warnings
 from medmim.tracking.comparison.runs import TITLES, RunScores
 from medmim.tracking.comparison.verdicts import MIN_SEEDS, interval_over, obstacle_to, seeds_remedy, verdict
 from medmim.tracking.statistics.mask_evenness import MaskEvenness, evenness_and_score
@@ -25,14 +25,6 @@ from medmim.tracking.statistics.paired_test import (
     seed_variance,
 )
 from medmim.training.evaluation.patient_scores import metric_of, pseudo_values
-
-_ONE_SEED = "one seed per arm: intervals cover patients only, not training"
-_ONE_SET = (
-    "a claim is about these predictions: another training of a tool may score otherwise; repeat "
-    "--predictions NAME=… with further trainings of it to cover that"
-)
-_SKEWED = 1.0
-_SKEWED_PATIENTS = 8  # fewer show no shape
 
 
 @dataclass(frozen=True)
@@ -174,7 +166,8 @@ def find(
         contrasts.append(_contrast(first, second, pair.question, test, p, (metric, len(pairs), obstacle)))
     contrasts.sort(key=lambda one: one.against != "control")
     found = tuple(line for lines in unequal.values() for line in lines)
-    warnings = _warnings(arms, runs, contrasts, remedy)
+    shown = [(one.first, one.second, one.test) for one in contrasts]
+    warnings = reader_warnings(arms, runs, shown, remedy)
     return Findings(metric, tuple(arms), tuple(contrasts), best, found, warnings, evenness)
 
 
@@ -248,41 +241,3 @@ def _differences(first: Arm, second: Arm) -> Scores:
     found = chosen[0] - chosen[1]
     whole: Scores = found[:, np.isfinite(found).all(axis=0)]
     return whole
-
-
-def _warnings(
-    arms: Sequence[Arm], runs: Sequence[RunScores], contrasts: Sequence[Contrast], remedy: str
-) -> tuple[str, ...]:
-    found = list(unequal_steps(runs))
-    if shared := [arm.title for arm in arms if arm.shares_pretraining]:
-        found.append(
-            f"the seeds of {', '.join(shared)} start from the same weights: results are about these weights, "
-            "and another pretraining may score otherwise; for a claim about method, mask or ratio pretrain "
-            "once for each seed, as `medmim study` does"
-        )
-    if len({arm.seeds for arm in arms}) > 1:
-        found.append("the arms were run with different seeds: pairs are compared on those that both have")
-    if all(len(arm.seeds) == 1 for arm in arms):
-        found.append(_ONE_SET if arms[0].from_files else _ONE_SEED + remedy)
-    if len(arms) == 1 and arms[0].from_files:
-        found.append(f"only one set of predictions ('{arms[0].title}'): add --predictions NAME=… to compare")
-    elif len(arms) == 1:
-        found.append(f"only one arm ('{arms[0].title}'): fine-tune from another --init to compare")
-    elif not contrasts:
-        count = min(len(arm.patients) for arm in arms)
-        found.append(
-            f"no two arms can be compared: expected 2 or more test patients with a score, got {count}"
-        )
-    found += [
-        f"the training of {arm.title} saw test patients: its score is optimistic"
-        for arm in arms
-        if arm.contamination == CONTAMINATED
-    ]
-    shown = [one for one in contrasts if one.test.patients >= _SKEWED_PATIENTS]
-    worst = max(shown, key=lambda one: abs(one.test.skewness), default=None)
-    if worst is not None and abs(worst.test.skewness) > _SKEWED:
-        found.append(
-            f"the patients' differences are skewed (most for {worst.first} against {worst.second}, skewness "
-            f"{worst.test.skewness:+.1f}), while the sign-flip test assumes symmetry: check the figures"
-        )
-    return tuple(found)

@@ -19,6 +19,7 @@ from medmim.training.evaluation.mask_metrics import MASK_METRICS
 CASES = "cases.jsonl"
 SCORES = "scores.jsonl"
 CONTROL = "scratch"
+AT_CHANCE = "at_chance"  # tag of a run whose validation score is at the level of chance
 TITLES = {
     "ap50": "AP50",
     "macro_auroc": "macro AUROC",

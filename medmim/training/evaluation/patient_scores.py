@@ -238,3 +238,25 @@ def _mean(values: np.ndarray, weights: Weights) -> float:
     known = np.isfinite(values)
     total = weights[known].sum()
     return float((values[known] * weights[known]).sum() / total) if total else float("nan")
+
+
+def never_predicted(rows: Sequence[Row]) -> list[str]:
+    """Return the classes that some case has and that were not predicted in any, from rows of cases."""
+    present: dict[str, None] = {}
+    predicted: set[str] = set()
+    for row in rows:
+        if "predicted_ml" in row:
+            truth = [row["label"]] if row["volume_ml"] > 0 else []
+            found = [row["label"]] if row["predicted_ml"] > 0 else []
+        elif "truth" in row:  # boxes
+            truth, found = ([str(box[0]) for box in row[key]] for key in ("truth", "found"))
+        elif "labels" in row:
+            truth, found = [name for name, value in row["labels"].items() if value], row["found"]
+        elif "probabilities" in row:
+            shares = row["probabilities"]
+            truth, found = [row["class"]], [max(shares, key=lambda name: shares[name])]
+        else:
+            continue
+        present |= dict.fromkeys(truth)
+        predicted |= set(found)
+    return [name for name in present if name not in predicted]

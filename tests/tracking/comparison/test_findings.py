@@ -158,12 +158,6 @@ def test_contamination_reaches_the_sentence():
     assert "the training of a saw test patients: its score is optimistic" in found.warnings
 
 
-def test_skewed_differences_are_warned_about():
-    found = find(two_arms([0.0] * 11 + [0.5]))
-    assert any("are skewed (most for a against scratch, skewness +3.5)" in text for text in found.warnings)
-    assert not any("skewed" in text for text in find(two_arms(np.linspace(-0.1, 0.1, 12))).warnings)
-
-
 def test_one_arm_alone_has_no_tests():
     found = find([run("a", [0.5, 0.6, 0.7])])
     assert found.contrasts == ()

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 
 from medmim.training.evaluation.classification_metrics import arrays, confusion, macro_f1
-from medmim.training.evaluation.patient_scores import MEASURES, average, measure_of, metric_of, pseudo_values
+from medmim.training.evaluation.patient_scores import (
+    MEASURES,
+    average,
+    measure_of,
+    metric_of,
+    never_predicted,
+    pseudo_values,
+)
 from medmim.training.evaluation.regression_metrics import patient_values, r2_of
 
 
@@ -167,3 +174,30 @@ def test_a_class_absent_from_training_counts_in_every_resample():
     assert measure.value(whole) == pytest.approx(
         macro_f1(confusion(truth, shares.argmax(axis=1), len(names)))
     )
+
+
+@pytest.mark.parametrize(
+    ("rows", "missed"),
+    [
+        (
+            [
+                {"label": "core", "volume_ml": 1.0, "predicted_ml": 0.0},
+                {"label": "edema", "volume_ml": 1.0, "predicted_ml": 2.0},
+                {"label": "absent", "volume_ml": 0.0, "predicted_ml": 0.0},
+            ],
+            ["core"],
+        ),
+        ([{"truth": [["a", 0, 1], ["b", 0, 1]], "found": [["b", 0.9, 0, 1]]}], ["a"]),
+        ([{"labels": {"a": 1, "b": 0, "c": 1}, "found": ["c"], "probabilities": {}}], ["a"]),
+        (
+            [
+                {"class": "a", "probabilities": {"a": 0.4, "b": 0.6}},
+                {"class": "b", "probabilities": {"a": 0.1, "b": 0.9}},
+            ],
+            ["a"],
+        ),
+        ([{"value": 1.0}], []),
+    ],
+)
+def test_classes_without_any_prediction_are_found(rows, missed):
+    assert never_predicted(rows) == missed

@@ -1,0 +1,44 @@
+"""Warnings of comparisons: weak runs, classes that were never predicted, skewness."""
+
+from dataclasses import replace
+
+import numpy as np
+from simulated import run
+
+from medmim.tracking.comparison.findings import find
+from medmim.tracking.comparison.runs import AT_CHANCE
+
+
+def two_arms(differences):
+    """Two runs of a control and of an arm whose patients differ by `differences`."""
+    base = np.linspace(0.5, 0.8, len(differences))
+    values = {"scratch": base, "a": base + np.asarray(differences)}
+    return [run(arm, one + 1e-6 * seed, seed=seed) for arm, one in values.items() for seed in range(2)]
+
+
+def test_skewed_differences_are_warned_about():
+    warnings = find(two_arms([0.0] * 11 + [0.3])).warnings
+    assert any("are skewed (most for a against scratch, skewness +" in text for text in warnings)
+    assert not any("skewed" in text for text in find(two_arms(np.linspace(-0.1, 0.1, 12))).warnings)
+
+
+def test_runs_at_the_level_of_chance_are_counted():
+    runs = two_arms(np.linspace(-0.1, 0.1, 12))
+    weak = [replace(runs[0], tags={**runs[0].tags, AT_CHANCE: "true"}), *runs[1:]]
+    assert not any("chance" in text for text in find(runs).warnings)
+    (line,) = (text for text in find(weak).warnings if "chance" in text)
+    assert line.startswith("1 of 2 runs of scratch scored at the level of chance on validation patients")
+
+
+def test_classes_that_were_never_predicted_are_named_with_the_number_of_runs():
+    def segmented(one, predicted_ml):
+        cases = [
+            {**row, "label": "core", "volume_ml": 1.0, "predicted_ml": predicted_ml} for row in one.cases
+        ]
+        return replace(one, cases=tuple(cases))
+
+    runs = [segmented(one, 0.0 if one.arm == "scratch" else 0.5) for one in two_arms([0.1] * 12)]
+    lines = [text for text in find(runs).warnings if "in no test case" in text]
+    assert [line.split(":")[0] for line in lines] == [
+        "2 of 2 runs of scratch predicted the class 'core' in no test case"
+    ]
