@@ -15,6 +15,7 @@ import dcm2niix
 
 from medmim import files
 from medmim.data.dataset.manifest import Dataset, DatasetInfo
+from medmim.data.dataset.pseudonyms import KEY_FILE, SECRET_BYTES, Keys
 from medmim.data.dicom import conversion, slice_spacing
 from medmim.data.formats.labels import stored_ignore_label
 from medmim.data.formats.slicer_segments import SLICER_NAMES
@@ -32,7 +33,6 @@ from medmim.data.ingest.layout import FALLBACK
 from medmim.data.ingest.ledger import Ledger
 from medmim.data.ingest.masks_of_series import SeriesMask
 from medmim.data.ingest.path_words import reason_beside_scans
-from medmim.data.ingest.pseudonyms import SECRET_BYTES, Keys
 from medmim.data.ingest.publish import FIRST_SOURCE, Publication, earlier_dataset, publish, sole_use
 from medmim.data.ingest.scan import ScannedFile, scan_file_as_json
 from medmim.data.ingest.sources import SourceFile, Sources, find_files
@@ -42,8 +42,6 @@ from medmim.data.sandbox.ray_cluster import connect_ray
 from medmim.data.sandbox.ray_sandbox import RaySandbox
 from medmim.data.sandbox.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, RunError, UsageError
-
-KEY_FILE = "project.key"
 
 
 def preview(source: Path, out: Path, *, progress: Progress | None = None, **options: Any) -> Preview:

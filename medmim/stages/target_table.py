@@ -10,9 +10,8 @@ from pathlib import Path
 from medmim import files
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
-from medmim.data.ingest.pseudonyms import Keys
+from medmim.data.dataset.pseudonyms import KEY_FILE, Keys
 from medmim.errors import UsageError, counted
-from medmim.stages.ingest import KEY_FILE
 from medmim.text_formats import parse_csv
 
 _KEYS = ("volume", "subject", "patient")

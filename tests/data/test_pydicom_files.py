@@ -12,11 +12,11 @@ import pytest
 from pydicom.pixels import pixel_array
 
 from medmim.data.dataset.manifest import Dataset, LedgerRow, read_dataset
+from medmim.data.dataset.pseudonyms import KEY_FILE, Keys
 from medmim.data.formats.nifti import read_image
-from medmim.data.ingest.pseudonyms import Keys
 from medmim.data.ingest.sources import walk
 from medmim.files import read_jsonl
-from medmim.stages.ingest import KEY_FILE, ingest
+from medmim.stages.ingest import ingest
 
 FILES = Path(pydicom.data.__file__).parent / "test_files"
 TABLE = Path(__file__).with_name("golden_pydicom.txt")

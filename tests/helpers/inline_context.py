@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from medmim.data.dataset.pseudonyms import Keys
 from medmim.data.ingest.context import IngestContext, IngestOptions
 from medmim.data.ingest.ledger import Ledger
-from medmim.data.ingest.pseudonyms import Keys
 from medmim.data.sandbox.sandbox import Answer, Sandbox
 from medmim.errors import DataError
 

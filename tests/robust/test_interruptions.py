@@ -17,9 +17,9 @@ from writes import Here, Writes, forked, tree_of
 
 from medmim.data.dataset.integrity import find_problems
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.ingest.pseudonyms import Keys
+from medmim.data.dataset.pseudonyms import KEY_FILE, Keys
 from medmim.errors import RunError
-from medmim.stages.ingest import KEY_FILE, ingest
+from medmim.stages.ingest import ingest
 
 SHM = Path("/dev/shm")
 MAY_MOUNT = not subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode

@@ -19,14 +19,14 @@ from ingest_source import count_fates, read_ledger, run_ingest
 from pydicom.dataset import FileDataset
 
 from medmim.data.dataset.manifest import read_dataset
+from medmim.data.dataset.pseudonyms import KEY_FILE, Keys
 from medmim.data.formats.nifti import Image
 from medmim.data.formats.write_volume import encode_image
-from medmim.data.ingest.pseudonyms import Keys
 from medmim.data.ingest.scan import scan_file_as_json
 from medmim.data.sandbox.sandbox import Answer, Sandbox
 from medmim.data.synthetic.dicom_phantom import write_phantom
 from medmim.errors import DataError, UsageError
-from medmim.stages.ingest import KEY_FILE, ingest
+from medmim.stages.ingest import ingest
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder with real data is absent")

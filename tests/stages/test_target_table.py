@@ -4,9 +4,8 @@ import pytest
 import tiny
 
 from medmim.data.dataset.manifest import Dataset, DatasetInfo
-from medmim.data.ingest.pseudonyms import Keys
+from medmim.data.dataset.pseudonyms import KEY_FILE, Keys
 from medmim.errors import UsageError
-from medmim.stages.ingest import KEY_FILE
 from medmim.stages.target_table import UNKNOWN_GROUP, subgroups, with_targets
 
 CASES = [tiny.row(f"p{number}") for number in range(3)]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medmim.data.dataset.manifest import VolumeRecord
+from medmim.data.dataset.pseudonyms import Keys
 from medmim.data.ingest.descriptor import load_descriptor
 from medmim.data.ingest.layout_rules import InferenceRules
 from medmim.data.ingest.ledger import Ledger
-from medmim.data.ingest.pseudonyms import Keys
 from medmim.data.sandbox.ray_sandbox import RaySandbox
 from medmim.data.sandbox.sandbox import Answer, Limits, Sandbox
 from medmim.data.sandbox.sandbox_worker import Task

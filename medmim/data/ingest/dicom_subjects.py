@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from medmim.data.dataset.pseudonyms import PERSON_FIELDS
 from medmim.data.ingest.layout_rules import SubjectRule
 from medmim.data.ingest.path_words import SITE_WORDS, folder_words
-from medmim.data.ingest.pseudonyms import PERSON_FIELDS
 from medmim.data.ingest.scan import ScannedFile
 from medmim.errors import DataError
 

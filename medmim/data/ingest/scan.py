@@ -14,6 +14,7 @@ from pydicom import uid
 from pydicom.tag import Tag
 
 from medmim.data.dataset.manifest import Fate
+from medmim.data.dataset.pseudonyms import PERSON_FIELDS, person_digests
 from medmim.data.dicom import mosaic, multiframe, sop_classes
 from medmim.data.dicom.decode import packing_fault
 from medmim.data.dicom.header import Header, allowed_tags, header_of, number, replace_decimal_commas, text
@@ -21,7 +22,6 @@ from medmim.data.dicom.pixel_data import PixelDataElement, RawPixelData, missing
 from medmim.data.formats import file_types
 from medmim.data.formats.file_types import open_regular
 from medmim.data.formats.safe_open import plain_stream, quiet_pydicom
-from medmim.data.ingest.pseudonyms import PERSON_FIELDS, person_digests
 from medmim.errors import DataError
 
 _PIXEL_DATA = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"

@@ -10,11 +10,11 @@ import numpy as np
 
 from medmim import files
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
+from medmim.data.dataset.pseudonyms import Keys
 from medmim.data.dicom.slices import Slice, own_place
 from medmim.data.dicom.write_segmentation import SourceSlice
 from medmim.data.formats.geometry import Affine
 from medmim.data.ingest.dicom_series import slice_id
-from medmim.data.ingest.pseudonyms import Keys
 from medmim.data.ingest.scan import ScannedFile, scan_file_as_json
 from medmim.data.ingest.sources import walk
 from medmim.data.sandbox.sandbox import Sandbox

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medmim.data.ingest.pseudonyms import Keys
+from medmim.data.dataset.pseudonyms import Keys
 from medmim.errors import DataError, UsageError
 
 _MAC_FOLDER = "__MACOSX"

@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from medmim.data.dataset.manifest import Split
+from medmim.data.dataset.pseudonyms import Keys
 from medmim.data.dataset.splits import SPLIT_WORDS, given_splits
 from medmim.data.ingest.context import IngestedVolume
 from medmim.data.ingest.path_words import bare_name
-from medmim.data.ingest.pseudonyms import Keys
 from medmim.errors import DataError, UsageError, counted, did_you_mean
 from medmim.text_formats import parse_csv, parse_json
 

@@ -19,11 +19,10 @@ from packaging.requirements import Requirement
 from pydicom import uid
 from pydicom.pixels import get_decoder
 
-from medmim.data.ingest.pseudonyms import SECRET_BYTES
+from medmim.data.dataset.pseudonyms import KEY_FILE, SECRET_BYTES
 from medmim.errors import RunError, counted
 from medmim.stages.doctor.repair import judge_permissions, judge_store
 from medmim.stages.doctor.tracking_server import Client, judge_server
-from medmim.stages.ingest import KEY_FILE
 from medmim.training.precision import has_bf16
 
 _GB = 1e9

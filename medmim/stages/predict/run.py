@@ -22,17 +22,17 @@ from typing import Any
 
 from medmim import files
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
+from medmim.data.dataset.pseudonyms import KEY_FILE, Keys
 from medmim.data.dicom.write_segmentation import write_segmentation
 from medmim.data.formats.nifti import read_image
 from medmim.data.ingest.context import READ_LIMITS, Progress
 from medmim.data.ingest.layout_rules import InferenceRules
-from medmim.data.ingest.pseudonyms import Keys
 from medmim.data.ingest.publish import sole_use
 from medmim.data.ingest.source_slices import Instances, find_instances, slices_of_volume
 from medmim.data.sandbox.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, MedmimError, RunError, UsageError, counted, raised_in
 from medmim.stages.applicability import UNLIKE, check_scans, modality_warnings, with_modality
-from medmim.stages.ingest import KEY_FILE, ingest
+from medmim.stages.ingest import ingest
 from medmim.stages.model_lookup import FoldsOf, find_models
 from medmim.stages.predict.outputs import (
     OUTPUTS,

@@ -7,8 +7,8 @@ from dicom_maker import write_series
 from ingest_source import run_ingest
 
 from medmim.data.dataset.manifest import read_dataset
+from medmim.data.dataset.pseudonyms import Keys
 from medmim.data.formats.nifti import read_image
-from medmim.data.ingest.pseudonyms import Keys
 from medmim.data.ingest.source_slices import find_instances, slices_of_volume
 from medmim.data.sandbox.sandbox import for_scans
 from medmim.errors import DataError

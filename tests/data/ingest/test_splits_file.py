@@ -5,8 +5,8 @@ import json
 import pytest
 from tiny import row
 
+from medmim.data.dataset.pseudonyms import Keys
 from medmim.data.ingest.context import IngestedVolume
-from medmim.data.ingest.pseudonyms import Keys
 from medmim.data.ingest.splits_file import SplitsFile, apply_splits
 from medmim.errors import DataError, UsageError
 

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from medmim.data.ingest.pseudonyms import Keys
+from medmim.data.dataset.pseudonyms import Keys
 from medmim.errors import DataError, RunError
 from medmim.stages.doctor import run as module
 from medmim.stages.doctor.run import Check, DoctorReport, doctor, refuse_bad

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from medmim.data.ingest.pseudonyms import Keys
+from medmim.data.dataset.pseudonyms import Keys
 from medmim.errors import DataError
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from medmim import files
 from medmim.errors import DataError
 
+KEY_FILE = "project.key"  # in the home folder
 SECRET_BYTES = 32
 KEY_DIGITS = 16
 PERSON_FIELDS = ("PatientName", "PatientBirthDate", "PatientSex")
