@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from medmim import files
 from medmim.config.own_code import trust
 from medmim.config.reference import takes_settings
-from medmim.config.resolve import resolve
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import StudySettings
+from medmim.config.yaml_settings import resolve
 
 if TYPE_CHECKING:
     from medmim.data.dataset.manifest import Dataset

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 import medmim
 from medmim.cli import main
-from medmim.config.resolve import resolve
+from medmim.config.yaml_settings import resolve
 from medmim.config.runs import PretrainSettings
 from medmim.data.ingest.descriptor import load_descriptor
 assert Path(medmim.__file__).is_relative_to(sys.argv[1]), medmim.__file__

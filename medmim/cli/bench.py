@@ -95,7 +95,7 @@ def command(
 
 def _options(text: str | None) -> dict[str, Any]:
     """Parse options of the encoder."""
-    from medmim.config.resolve import parse_yaml
+    from medmim.config.yaml_settings import parse_yaml
 
     options = parse_yaml(text or "{}", where="--encoder-options")
     if not isinstance(options, dict):

@@ -50,8 +50,8 @@ def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
         return
     _check_layout(parameters.get("layout"))
     if command == "study" and parameters.get("config"):
-        from medmim.config.resolve import find_config
         from medmim.config.study import StudySettings
+        from medmim.config.yaml_settings import find_config
 
         find_config(parameters["config"], StudySettings)
     _check_dataset(command, parameters)

@@ -83,8 +83,8 @@ def command(
         raise click.UsageError("--seeds: expected neither --seed nor --resume; interrupted seeds continue")
     if not resume and "task" not in values:
         raise click.UsageError("expected TASK, such as segment in `medmim finetune segment`")
-    from medmim.config.resolve import resolve
     from medmim.config.runs import FinetuneSettings
+    from medmim.config.yaml_settings import resolve
 
     words: dict[str, Any] = {"config": config, "overrides": overrides}
     if seeds:

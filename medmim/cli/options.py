@@ -158,7 +158,7 @@ def run_settings(
         click.UsageError: for settings that a resumed run cannot change.
         MedmimError: for invalid settings, or a run that cannot be resumed.
     """
-    from medmim.config.resolve import resolve
+    from medmim.config.yaml_settings import resolve
 
     note_server()
     base = values.get("method" if stage == "pretrain" else "task")

@@ -86,8 +86,8 @@ def command(
 
 def _settings(stage: str, flags: dict[str, Any], **words: Any) -> RunSettings:
     """Return the settings of the run of a stage or of a fine-tuning task."""
-    from medmim.config.resolve import resolve
     from medmim.config.runs import FinetuneSettings, PretrainSettings
+    from medmim.config.yaml_settings import resolve
 
     if stage == "pretrain":
         return resolve(PretrainSettings, base=flags.get("method"), flags=flags, **words)

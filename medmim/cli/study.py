@@ -76,8 +76,8 @@ def command(
         return
     if config is None:
         raise click.UsageError("expected CONFIG, a YAML file or a preset; `--init my_study.yaml` writes one")
-    from medmim.config.resolve import resolve
     from medmim.config.study import StudySettings
+    from medmim.config.yaml_settings import resolve
     from medmim.stages.study.runner import StudyOptions, study
 
     note_server()

@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from medmim import files
-from medmim.config.resolve import FileSettings, resolve
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import StudySettings
+from medmim.config.yaml_settings import FileSettings, resolve
 from medmim.errors import UsageError
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from medmim.config.resolve import FileSettings
 from medmim.config.value_types import (
     CellSize,
     FolderName,
@@ -27,6 +26,7 @@ from medmim.config.value_types import (
     Window,
     Words,
 )
+from medmim.config.yaml_settings import FileSettings
 
 
 class RunSettings(FileSettings):

@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from medmim import files
-from medmim.config.resolve import FileSettings, Settings, resolve
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.value_types import FolderName, Share
+from medmim.config.yaml_settings import FileSettings, Settings, resolve
 from medmim.errors import SettingsError
 
 SCRATCH = "scratch"

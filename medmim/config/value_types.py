@@ -20,7 +20,7 @@ from pydantic import (
     field_validator,
 )
 
-from medmim.config.resolve import read_yaml
+from medmim.config.yaml_settings import read_yaml
 from medmim.errors import SettingsError
 
 

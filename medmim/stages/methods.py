@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from medmim.config.resolve import resolve
 from medmim.config.runs import PretrainSettings
+from medmim.config.yaml_settings import resolve
 from medmim.encoders import build_encoder
 from medmim.methods import METHODS, build_method
 from medmim.stages.pretrain.setup import usual_encoder

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from medmim import files
 from medmim.config.own_code import refuse_foreign_code
-from medmim.config.resolve import parse_yaml
 from medmim.config.runs import RunSettings
+from medmim.config.yaml_settings import parse_yaml
 from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import DataError, RunError, UsageError
 from medmim.tracking.recorder import MemoryRecorder

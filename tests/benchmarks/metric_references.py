@@ -21,18 +21,18 @@ from monai.metrics.panoptic_quality import compute_panoptic_quality
 from scipy import ndimage
 from skimage import measure, morphology
 
-from medmim.training.evaluation.mask_metrics import MASK_METRICS, MaskPair
+from medmim.training.evaluation.segmentation_metrics import SEGMENTATION_METRICS, SegmentationPair
 
 CASES = 200
 
 
-def random_pair(rng: np.random.Generator, number: int) -> MaskPair:
+def random_pair(rng: np.random.Generator, number: int) -> SegmentationPair:
     """Return two random masks on one grid of two or three dimensions with unequal spacing."""
     shape = tuple(rng.integers(5, 17, size=3 if number % 4 else 2))
     masks = [_random_mask(rng, shape, rng.integers(8)) for _ in range(2)]
     if number % 10 == 0:
         masks[1] = masks[0].copy()
-    return MaskPair(*masks, tuple(rng.uniform(0.5, 3, len(shape))), float(rng.uniform(0.3, 3)))
+    return SegmentationPair(*masks, tuple(rng.uniform(0.5, 3, len(shape))), float(rng.uniform(0.3, 3)))
 
 
 def _random_mask(rng: np.random.Generator, shape: tuple[int, ...], kind: int) -> np.ndarray:
@@ -49,18 +49,18 @@ def _random_mask(rng: np.random.Generator, shape: tuple[int, ...], kind: int) ->
     return ndimage.gaussian_filter(rng.normal(size=shape), 1 + kind / 8) > 0.1
 
 
-def dice(pair: MaskPair) -> float:
+def dice(pair: SegmentationPair) -> float:
     """DeepMind's."""
     return float(surface_distance.compute_dice_coefficient(pair.true, pair.predicted))
 
 
-def surface_dice(pair: MaskPair) -> float:
+def surface_dice(pair: SegmentationPair) -> float:
     """DeepMind's."""
     distances = surface_distance.compute_surface_distances(pair.true, pair.predicted, pair.spacing_mm)
     return float(surface_distance.compute_surface_dice_at_tolerance(distances, pair.tolerance_mm))
 
 
-def hd95_mm(pair: MaskPair) -> float:
+def hd95_mm(pair: SegmentationPair) -> float:
     """The definition, with SciPy's distance transform."""
     borders = [mask & ~ndimage.binary_erosion(mask) for mask in (pair.predicted, pair.true)]
     far = [ndimage.distance_transform_edt(~border, sampling=pair.spacing_mm) for border in borders]
@@ -73,19 +73,19 @@ def _overlapping(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
     return sum(any(second[tuple(place)] for place in one.coords) for one in regions), len(regions)
 
 
-def lesion_sensitivity(pair: MaskPair) -> float:
+def lesion_sensitivity(pair: SegmentationPair) -> float:
     """The definition, component by component."""
     found, count = _overlapping(pair.true, pair.predicted)
     return found / count if count else math.nan
 
 
-def lesion_precision(pair: MaskPair) -> float:
+def lesion_precision(pair: SegmentationPair) -> float:
     """The definition, component by component."""
     right, count = _overlapping(pair.predicted, pair.true)
     return right / count if count else math.nan
 
 
-def lesion_f1(pair: MaskPair) -> float:
+def lesion_f1(pair: SegmentationPair) -> float:
     """The formula of ISLES 2022."""
     (found, true), (right, predicted) = (
         _overlapping(*masks) for masks in ((pair.true, pair.predicted), (pair.predicted, pair.true))
@@ -94,13 +94,13 @@ def lesion_f1(pair: MaskPair) -> float:
     return found / (found + errors / 2) if found + errors else math.nan
 
 
-def volume_error_ml(pair: MaskPair) -> float:
+def volume_error_ml(pair: SegmentationPair) -> float:
     """The definition."""
     voxel_mm3 = float(np.prod(pair.spacing_mm))
     return (pair.predicted.sum() * voxel_mm3 - pair.true.sum() * voxel_mm3) / 1000
 
 
-def cldice(pair: MaskPair) -> float:
+def cldice(pair: SegmentationPair) -> float:
     """The formula of the paper; vanished skeletons are replaced by the mask."""
     skeletons = [morphology.skeletonize(mask) > 0 for mask in (pair.predicted, pair.true)]
     first, second = (
@@ -111,7 +111,7 @@ def cldice(pair: MaskPair) -> float:
     return float(2 * precision * sensitivity / max(precision + sensitivity, 1e-12))
 
 
-def panoptic_quality(pair: MaskPair) -> float:
+def panoptic_quality(pair: SegmentationPair) -> float:
     """MONAI's."""
     instances = [
         torch.from_numpy(measure.label(mask, connectivity=mask.ndim)) for mask in (pair.predicted, pair.true)
@@ -141,7 +141,7 @@ def compared(count: int = CASES) -> list[dict[str, Any]]:
     pairs = [random_pair(rng, number) for number in range(count)]
     rows = []
     for name, (_, source) in REFERENCES.items():
-        ours = [MASK_METRICS[name].measure(pair) for pair in pairs]
+        ours = [SEGMENTATION_METRICS[name].measure(pair) for pair in pairs]
         expected = [_expected(name, pair) for pair in pairs]
         both = [(a, b) for a, b in zip(ours, expected, strict=True) if a is not None and b is not None]
         rows.append(
@@ -159,8 +159,8 @@ def compared(count: int = CASES) -> list[dict[str, Any]]:
     return rows
 
 
-def _expected(name: str, pair: MaskPair) -> float | None:
-    if pair.empty is not None and MASK_METRICS[name].is_tested:
+def _expected(name: str, pair: SegmentationPair) -> float | None:
+    if pair.empty is not None and SEGMENTATION_METRICS[name].is_tested:
         return pair.empty
     if pair.empty is not None and name == "hd95_mm":
         return None

@@ -11,8 +11,8 @@ from medmim.config.own_code import (
     trust,
     trust_settings,
 )
-from medmim.config.resolve import resolve
 from medmim.config.runs import PretrainSettings
+from medmim.config.yaml_settings import resolve
 from medmim.errors import RunError, UsageError
 
 

@@ -8,9 +8,9 @@ from click.testing import CliRunner
 
 from medmim.cli import main
 from medmim.config.reference import reference_page, settings_of, study_schema, task_options, write_template
-from medmim.config.resolve import resolve
 from medmim.config.runs import PretrainSettings
 from medmim.config.study import StudySettings, trials_of
+from medmim.config.yaml_settings import resolve
 from medmim.errors import SettingsError, UsageError
 from medmim.training.tasks.registry import TASKS
 

@@ -2,9 +2,9 @@ import pytest
 import yaml
 
 from medmim import files
-from medmim.config.resolve import find_config, resolve
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import StudySettings
+from medmim.config.yaml_settings import find_config, resolve
 from medmim.errors import SettingsError
 
 CONFIGS = sorted(files.shipped("configs").glob("*/*.yaml"))

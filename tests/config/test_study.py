@@ -1,9 +1,9 @@
 import pytest
 
 from medmim import files
-from medmim.config.resolve import resolve
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import StudySettings, arm_title, settings_of_result, trials_of
+from medmim.config.yaml_settings import resolve
 from medmim.errors import SettingsError
 
 

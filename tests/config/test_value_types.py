@@ -3,10 +3,10 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from medmim.config.resolve import resolve
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import StudySettings
 from medmim.config.value_types import read_init_map
+from medmim.config.yaml_settings import resolve
 from medmim.errors import SettingsError
 
 RULES = "encoder: resnet18\nencoder_options: {max_pool: true}\nkeys:\n  'a\\.(.+)': 'stem.\\1'\n"

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from medmim.config.resolve import resolve
 from medmim.config.runs import PretrainSettings
+from medmim.config.yaml_settings import resolve
 from medmim.errors import ShapeError, UsageError
 from medmim.masks import MASKS, build_mask, hidden_count
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from medmim.config.resolve import parse_yaml
+from medmim.config.yaml_settings import parse_yaml
 from medmim.data.dataset.manifest import Split
 from medmim.data.formats.annotation_tables import read_table
 from medmim.data.formats.annotations import (

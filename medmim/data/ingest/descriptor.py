@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medmim import files
-from medmim.config.resolve import parse_yaml
+from medmim.config.yaml_settings import parse_yaml
 from medmim.data.ingest.path_words import Role
 from medmim.errors import SettingsError, unknown_name
 

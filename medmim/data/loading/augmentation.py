@@ -24,7 +24,7 @@ from monai.transforms.transform import Randomizable
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medmim.config.own_code import import_callable
-from medmim.config.resolve import parse_yaml
+from medmim.config.yaml_settings import parse_yaml
 from medmim.data.loading.transforms import Sample
 from medmim.errors import RunError, UsageError
 

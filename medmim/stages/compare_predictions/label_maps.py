@@ -29,7 +29,11 @@ from medmim.stages.compare_predictions.label_folders import (
     read_labels,
     read_predictions,
 )
-from medmim.training.evaluation.mask_metrics import MASK_METRICS, MaskPair, known_metrics
+from medmim.training.evaluation.segmentation_metrics import (
+    SEGMENTATION_METRICS,
+    SegmentationPair,
+    known_metrics,
+)
 
 _DEFAULT = ("dice", "surface_dice", "hd95_mm", "volume_error_ml")
 _LESIONS = ("lesion_f1", "lesion_sensitivity", "lesion_precision")
@@ -84,7 +88,7 @@ def score_label_maps(
         rows.append(tuple(found))
     notes += problem_notes(sets, problems, len(truth.files))
     notes += ["a case counted as wrong scores 0 in every class"] if problems else []
-    described = {MASK_METRICS[name].title: name for name in metrics[1:] if name != "volume_error_ml"}
+    described = {SEGMENTATION_METRICS[name].title: name for name in metrics[1:] if name != "volume_error_ml"}
     tables = {"Volumes (Bland–Altman)": bland_altman(sets, rows)} if "volume_error_ml" in metrics else {}
     return ScoredPredictions(tuple(rows), described, tuple(problems), tuple(notes), tables)
 
@@ -113,7 +117,7 @@ class _Scorer:
         for code, name in self.truth.classes.items():
             own = [value for value, meant in self.codes.items() if meant == code]
             masks = np.isin(guess, own) & known, (truth.array == code) & known
-            pair = MaskPair(*masks, truth.spacing_mm, self.tolerance_mm)
+            pair = SegmentationPair(*masks, truth.spacing_mm, self.tolerance_mm)
             voxel_ml = float(np.prod(truth.spacing_mm)) / 1000
             volumes = [float(mask.sum()) * voxel_ml for mask in masks]
             row = {"label": name, "predicted_ml": volumes[0], "volume_ml": volumes[1], "hd95_mm": None}
@@ -121,9 +125,9 @@ class _Scorer:
         return rows, reason
 
 
-def _score(metric: str, pair: MaskPair, *, wrong: bool) -> float | None:
+def _score(metric: str, pair: SegmentationPair, *, wrong: bool) -> float | None:
     """Return the score of a class; a case that counts as wrong is an empty prediction, and 0 where tested."""
-    chosen = MASK_METRICS[metric]
+    chosen = SEGMENTATION_METRICS[metric]
     return 0.0 if wrong and chosen.is_tested else chosen.measure(pair)
 
 
@@ -131,9 +135,9 @@ def _chosen(options: MapOptions, truth: LabelFolder) -> tuple[tuple[str, ...], s
     """Return the metrics, the tested one first, and the note that says why."""
     several = [f"{name} ({count:g})" for name, count in truth.lesions.items() if count > 1]
     metrics = known_metrics(options.metrics) or (*_DEFAULT, *(_LESIONS if several else ()))
-    first = MASK_METRICS[metrics[0]]
+    first = SEGMENTATION_METRICS[metrics[0]]
     if not first.is_tested:
-        known = ", ".join(name for name, metric in MASK_METRICS.items() if metric.is_tested)
+        known = ", ".join(name for name, metric in SEGMENTATION_METRICS.items() if metric.is_tested)
         raise UsageError(
             f"--metrics: expected a first metric, which is tested, from 0 to 1 and always defined ({known}); "
             f"got {metrics[0]}"

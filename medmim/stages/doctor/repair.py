@@ -6,10 +6,10 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 from medmim.errors import RunError, counted
 from medmim.files import SHARED
+from medmim.stages.doctor import Check
 from medmim.tracking.database import DATABASE, is_intact
 from medmim.tracking.migration import backups, check
 from medmim.tracking.mlflow_store import Store
@@ -17,19 +17,20 @@ from medmim.tracking.rebuild import rebuild, write_missing_records
 from medmim.tracking.run_files import records
 
 _OTHERS, _GROUP_AND_OTHERS = 0o007, 0o077
-Verdict = tuple[str, Literal["ok", "note", "bad"], str, str]
 
 
-def judge_permissions(folders: Sequence[Path]) -> Verdict:
-    """Return name, status, finding and advice on the permissions of medmim's folders.
+def check_permissions(folders: Sequence[Path]) -> Check:
+    """Check the permissions of medmim's folders.
 
     Only open folders are searched: a folder that others cannot enter protects its content.
     """
     count = sum(1 for folder in folders if folder.is_dir() for _ in _open_paths(folder))
     if not count:
-        return "permissions", "ok", f"only {'your group' if _shared() else 'you'} can read runs and data", ""
+        return Check(
+            "permissions", "ok", f"only {'your group' if _shared() else 'you'} can read runs and data"
+        )
     advice = "run `medmim doctor --repair`; for folders shared with your group: `medmim doctor --shared`"
-    return (
+    return Check(
         "permissions",
         "bad",
         f"{counted(count, 'file or folder', 'files and folders')} can be read by others",
@@ -75,13 +76,13 @@ def _shared() -> bool:
 _ADVICE = "run `medmim doctor --repair`"
 
 
-def judge_store(home: Path) -> Verdict:
-    """Return name, status, finding and advice on the store of a home folder."""
+def check_store(home: Path) -> Check:
+    """Check the store of a home folder."""
     path, count = home / DATABASE, len(records(home))
     if not path.exists():
         if not count:
-            return "store", "ok", "none; the first training creates it", ""
-        return (
+            return Check("store", "ok", "none; the first training creates it")
+        return Check(
             "store",
             "bad",
             f"{DATABASE} is missing, {counted(count, 'run folder has', 'run folders have')} records",
@@ -92,14 +93,13 @@ def judge_store(home: Path) -> Verdict:
         intact = is_intact(path)
     except RunError as error:
         found, _, advice = str(error).partition(": ")
-        return "store", "bad", found, advice
+        return Check("store", "bad", found, advice)
     if not intact:
-        return "store", "bad", f"{DATABASE} fails SQLite's integrity check", _ADVICE
-    return (
+        return Check("store", "bad", f"{DATABASE} fails SQLite's integrity check", _ADVICE)
+    return Check(
         "store",
         "ok",
         f"intact, {counted(len(backups(home)), 'backup')}, {counted(count, 'run record')}",
-        "",
     )
 
 

@@ -8,7 +8,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,9 @@ from pydicom.pixels import get_decoder
 
 from medmim.data.dataset.pseudonyms import KEY_FILE, SECRET_BYTES
 from medmim.errors import RunError, counted
-from medmim.stages.doctor.repair import judge_permissions, judge_store
-from medmim.stages.doctor.tracking_server import Client, judge_server
+from medmim.stages.doctor import Check
+from medmim.stages.doctor.repair import check_permissions, check_store
+from medmim.stages.doctor.tracking_server import Client, check_server
 from medmim.training.precision import has_bf16
 
 _GB = 1e9
@@ -37,21 +38,6 @@ _SYNTAXES = {
 
 
 @dataclass(frozen=True)
-class Check:
-    """Result of one check.
-
-    Attributes:
-        status: ok, note (works with a limitation) or bad (must be fixed).
-        advice: what to do; empty if ok.
-    """
-
-    name: str
-    status: Literal["ok", "note", "bad"]
-    found: str
-    advice: str = ""
-
-
-@dataclass(frozen=True)
 class DoctorReport:
     """All checks, in the order of the table."""
 
@@ -60,7 +46,7 @@ class DoctorReport:
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""
         bad = any(check.status == "bad" for check in self.checks)
-        return {"ok": not bad, "checks": [asdict(check) for check in self.checks]}
+        return {"ok": not bad, "checks": [check._asdict() for check in self.checks]}
 
 
 def doctor(
@@ -79,9 +65,9 @@ def doctor(
             *_decoders(),
             _disk(home),
             _key_file(home / KEY_FILE),
-            Check(*judge_permissions((home, *data))),
-            Check(*judge_store(home)),
-            Check(*judge_server(environment, client or Client())),
+            check_permissions((home, *data)),
+            check_store(home),
+            check_server(environment, client or Client()),
         )
     )
 

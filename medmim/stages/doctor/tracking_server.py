@@ -9,12 +9,12 @@ from base64 import b64encode
 from collections.abc import Mapping
 from http.client import HTTPException
 from ipaddress import ip_address
-from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from packaging.version import InvalidVersion, Version
 
 from medmim.errors import counted
+from medmim.stages.doctor import Check
 
 FLOOR = Version("3.17.2")
 _WAIT_S = 3.0
@@ -24,7 +24,6 @@ _NAME = "tracking server"
 _SCHEMES = ("http", "https")
 _EXPECTED = "set MLFLOW_TRACKING_URI to https://HOST[:PORT] of an MLflow server, or unset it"
 _CREDENTIALS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME")
-Verdict = tuple[str, Literal["ok", "note", "bad"], str, str]
 
 
 class Client:
@@ -53,17 +52,17 @@ class _Stay(urllib.request.HTTPRedirectHandler):
         """Return None, so that the redirect is not followed."""
 
 
-def judge_server(environment: Mapping[str, str], client: Client) -> Verdict:
-    """Return name, status, finding and advice on the server of `MLFLOW_TRACKING_URI`, without the URI."""
+def check_server(environment: Mapping[str, str], client: Client) -> Check:
+    """Check the server of `MLFLOW_TRACKING_URI`; the result does not contain the URI."""
     parts = _address(environment.get("MLFLOW_TRACKING_URI", ""))
     if parts is None:
-        return _NAME, "bad", "MLFLOW_TRACKING_URI cannot be read", _EXPECTED
+        return Check(_NAME, "bad", "MLFLOW_TRACKING_URI cannot be read", _EXPECTED)
     if parts.scheme not in _SCHEMES:
-        return _NAME, "ok", "none: runs are stored locally", ""
+        return Check(_NAME, "ok", "none: runs are stored locally")
     return _judge(parts, environment, client)
 
 
-def _judge(parts: SplitResult, environment: Mapping[str, str], client: Client) -> Verdict:
+def _judge(parts: SplitResult, environment: Mapping[str, str], client: Client) -> Check:
     """Check the address of a server, even if the server is down, and then its responses."""
     alone, secure = _is_loopback(parts.hostname or ""), parts.scheme == "https"
     problems = [
@@ -73,9 +72,11 @@ def _judge(parts: SplitResult, environment: Mapping[str, str], client: Client) -
     address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
     answer = _version(client, address, _authorization(environment) if alone or secure else "")
     if answer is None and problems:
-        return _NAME, "bad", f"does not answer; {counted(len(problems), 'problem')}", "; ".join(problems)
+        return Check(
+            _NAME, "bad", f"does not answer; {counted(len(problems), 'problem')}", "; ".join(problems)
+        )
     if answer is None:
-        return (
+        return Check(
             _NAME,
             "note",
             "does not answer",
@@ -88,15 +89,15 @@ def _judge(parts: SplitResult, environment: Mapping[str, str], client: Client) -
         *_open_problem(client, address, alone=alone),
     ]
     if problems:
-        return _NAME, "bad", counted(len(problems), "problem"), "; ".join(problems)
+        return Check(_NAME, "bad", counted(len(problems), "problem"), "; ".join(problems))
     if hidden:
-        return (
+        return Check(
             _NAME,
             "note",
             "does not report its version without credentials",
             f"expected MLflow {FLOOR} or newer",
         )
-    return _NAME, "ok", f"MLflow {answer[1].strip()}", ""
+    return Check(_NAME, "ok", f"MLflow {answer[1].strip()}")
 
 
 def _address(text: str) -> SplitResult | None:

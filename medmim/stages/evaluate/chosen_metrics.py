@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from medmim.errors import unknown_name
-from medmim.training.evaluation.mask_metrics import MASK_METRICS
+from medmim.training.evaluation.segmentation_metrics import SEGMENTATION_METRICS
 
 _OF_CLASSES = ("macro_f1", "f1", "accuracy", "balanced_accuracy", "auroc", "ece")
 _KNOWN: dict[str, Sequence[str]] = {
-    "segment": tuple(MASK_METRICS),
+    "segment": tuple(SEGMENTATION_METRICS),
     "classify": _OF_CLASSES,
     "ordinal": ("quadratic_kappa", "mean_grade_error", "within_one_grade", *_OF_CLASSES),
     "multilabel": ("macro_auroc", "auroc", "macro_f1", "f1", "ece", "positives", "negatives"),
@@ -74,5 +74,5 @@ def choose_metrics(kind: str, main: str, names: Sequence[str]) -> ChosenMetrics:
     for name in names:
         if name not in _KNOWN[kind]:
             raise unknown_name(f"metric of {kind}", name, _KNOWN[kind])
-    first = MASK_METRICS.get(names[0]) if names and kind == "segment" else None
+    first = SEGMENTATION_METRICS.get(names[0]) if names and kind == "segment" else None
     return ChosenMetrics(kind, names[0] if first and first.is_tested else main, tuple(dict.fromkeys(names)))

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from medmim.config.resolve import FileSettings
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import EQUAL_COST, SCRATCH
+from medmim.config.yaml_settings import FileSettings
 from medmim.tracking.comparison.runs import RunScores
 from medmim.training.evaluation.patient_scores import measure_of, pseudo_values
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from medmim.config.study import SCRATCH
 from medmim.tracking.comparison.arms import Arm
-from medmim.tracking.comparison.findings import Contrast, Findings
+from medmim.tracking.comparison.findings import Findings
+from medmim.tracking.comparison.verdicts import Contrast
 from medmim.training.evaluation.figures import plain, scores_figure, to_png
 
 HEADINGS = {

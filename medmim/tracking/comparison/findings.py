@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -14,7 +15,7 @@ from medmim.tracking.comparison.arms import Arm, arms_of
 from medmim.tracking.comparison.equality import differences
 from medmim.tracking.comparison.reader_warnings import reader_warnings
 from medmim.tracking.comparison.runs import TITLES, RunScores
-from medmim.tracking.comparison.verdicts import MIN_SEEDS, interval_over, obstacle_to, seeds_remedy, verdict
+from medmim.tracking.comparison.verdicts import MIN_SEEDS, Contrast, judge, obstacle_to, seeds_remedy
 from medmim.tracking.statistics.mask_evenness import MaskEvenness, evenness_and_score
 from medmim.tracking.statistics.multiple_testing import adjusted, share_alpha
 from medmim.tracking.statistics.paired_test import (
@@ -25,35 +26,6 @@ from medmim.tracking.statistics.paired_test import (
     seed_variance,
 )
 from medmim.training.evaluation.patient_scores import metric_of, pseudo_values
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Two arms of one stratum; the difference is first minus second.
-
-    Attributes:
-        first, second: titles of the arms.
-        against: `control` or `best`: did pretraining help, or which arm is best.
-        p_adjusted: p value that allows for all comparisons.
-        claimed: whether the difference is evidence.
-        interval_over: what the interval of the test covers.
-    """
-
-    first: str
-    second: str
-    against: str
-    test: PairedTest
-    p_adjusted: float
-    claimed: bool
-    interval_over: str
-    verdict: str
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the contrast and its test in one object."""
-        content = asdict(self)
-        test = content.pop("test")
-        finite = {key: value if np.isfinite(value) else None for key, value in test.items()}
-        return {**content, **finite}
 
 
 @dataclass(frozen=True)
@@ -154,7 +126,7 @@ def find(
     }
     pairs, tests, p_values, evenness = _tested(arms, strata)
     metric, remedy = TITLES[metric_of(runs[0].cases)], seeds_remedy(arms, command)
-    contrasts = []
+    judged, contrasts = partial(judge, metric=metric, tests=len(pairs)), []
     for pair, tested, p in zip(pairs, tests, p_values, strict=True):
         title = best[pair.first.stratum]
         if pair.question == "best" and title not in (pair.first.title, pair.second.title):
@@ -163,22 +135,12 @@ def find(
         if pair.question == "best" and second.title == title:
             first, second, test = second, first, tested.reversed()
         obstacle = obstacle_to(first, second, test, differences=unequal[first.stratum], remedy=remedy)
-        contrasts.append(_contrast(first, second, pair.question, test, p, (metric, len(pairs), obstacle)))
+        contrasts.append(judged(first, second, test, p, against=pair.question, obstacle=obstacle))
     contrasts.sort(key=lambda one: one.against != "control")
     found = tuple(line for lines in unequal.values() for line in lines)
     shown = [(one.first, one.second, one.test) for one in contrasts]
     warnings = reader_warnings(arms, runs, shown, remedy)
     return Findings(metric, tuple(arms), tuple(contrasts), best, found, warnings, evenness)
-
-
-def _contrast(
-    first: Arm, second: Arm, question: str, test: PairedTest, p: float, words: tuple[str, int, str]
-) -> Contrast:
-    metric, tests, obstacle = words
-    claimed = not obstacle and p <= LEVEL
-    sentence = verdict(first, second, test, metric=metric, claimed=claimed, tests=tests, obstacle=obstacle)
-    covered = interval_over(first, second, test)
-    return Contrast(first.title, second.title, question, test, p, claimed, covered, sentence)
 
 
 def scored(runs: Sequence[RunScores]) -> list[RunScores]:

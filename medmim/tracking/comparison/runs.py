@@ -8,13 +8,13 @@ from typing import Any
 
 from mlflow.entities import Run
 
-from medmim.config.resolve import parse_yaml
 from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.config.yaml_settings import parse_yaml
 from medmim.data.dataset.contamination import CERTIFICATE, UNKNOWN, verdict_of
 from medmim.errors import RunError
 from medmim.text_formats import parse_json
 from medmim.tracking.mlflow_store import FINISHED, ORIGIN, Store
-from medmim.training.evaluation.mask_metrics import MASK_METRICS
+from medmim.training.evaluation.segmentation_metrics import SEGMENTATION_METRICS
 
 CASES = "cases.jsonl"
 SCORES = "scores.jsonl"
@@ -26,7 +26,7 @@ TITLES = {
     "macro_f1": "macro-F1",
     "quadratic_kappa": "quadratic κ",
     "r2": "R²",
-    **{name: metric.title for name, metric in MASK_METRICS.items() if metric.is_tested},
+    **{name: metric.title for name, metric in SEGMENTATION_METRICS.items() if metric.is_tested},
 }
 _COMPARABLE = ("dataset_hash", "split_hash", "task", "labelled")
 _SAME_TEST = ("dataset_hash", "split_hash", "task")

@@ -1,16 +1,65 @@
-"""Sentences of a comparison: what a paired difference shows, or why nothing can be claimed from it."""
+"""Verdicts on contrasts: whether a difference is evidence, and the sentence that says so or why not."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from medmim.data.dataset.contamination import CONTAMINATED, EXACT_ONLY, POSSIBLE, UNKNOWN
 from medmim.errors import counted
 from medmim.tracking.comparison.arms import Arm
-from medmim.tracking.statistics.paired_test import MIN_PATIENTS, PairedTest
+from medmim.tracking.statistics.paired_test import LEVEL, MIN_PATIENTS, PairedTest
 
 MIN_SEEDS = 2  # below, another seed might turn any difference around
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two arms of one stratum; the difference is first minus second.
+
+    Attributes:
+        first, second: titles of the arms.
+        against: `control` or `best`: did pretraining help, or which arm is best.
+        p_adjusted: p value that allows for all comparisons.
+        claimed: whether the difference is evidence.
+        interval_over: what the interval of the test covers.
+    """
+
+    first: str
+    second: str
+    against: str
+    test: PairedTest
+    p_adjusted: float
+    claimed: bool
+    interval_over: str
+    verdict: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the contrast and its test in one object."""
+        content = asdict(self)
+        test = content.pop("test")
+        finite = {key: value if math.isfinite(value) else None for key, value in test.items()}
+        return {**content, **finite}
+
+
+def judge(
+    first: Arm,
+    second: Arm,
+    test: PairedTest,
+    p_adjusted: float,
+    *,
+    against: str,
+    metric: str,
+    tests: int,
+    obstacle: str,
+) -> Contrast:
+    """Decide whether a difference is evidence, and return it with its sentence; see `verdict`."""
+    claimed = not obstacle and p_adjusted <= LEVEL
+    sentence = verdict(first, second, test, metric=metric, claimed=claimed, tests=tests, obstacle=obstacle)
+    covered = interval_over(first, second, test)
+    return Contrast(first.title, second.title, against, test, p_adjusted, claimed, covered, sentence)
 
 
 def verdict(

@@ -24,9 +24,9 @@ from medmim.training.evaluation.classification_metrics import (
     quadratic_kappa,
 )
 from medmim.training.evaluation.detection_metrics import average_precision, match
-from medmim.training.evaluation.mask_metrics import MASK_METRICS
 from medmim.training.evaluation.multilabel_metrics import columns_of
 from medmim.training.evaluation.regression_metrics import patient_values, r2_of
+from medmim.training.evaluation.segmentation_metrics import SEGMENTATION_METRICS
 
 
 def pseudo_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -218,7 +218,9 @@ MEASURES: dict[str, Callable[[Sequence[Row]], Measure]] = {
     "macro_f1": _macro_f1,
     "quadratic_kappa": _quadratic_kappa,
     "r2": _r2,
-    **dict.fromkeys((name for name, one in MASK_METRICS.items() if one.is_tested), _mean_over_patients),
+    **dict.fromkeys(
+        (name for name, one in SEGMENTATION_METRICS.items() if one.is_tested), _mean_over_patients
+    ),
 }
 
 

@@ -1,236 +1,204 @@
-"""Dice, HD95, surface Dice and lesion F1 of segmented volumes, for every case and class."""
+"""Segmentation metrics: Dice, HD95 and others, as Metrics Reloaded recommends (Nature Methods 21, 2024).
+
+Where prediction and truth are empty, a metric that is compared between predictions is 1, and where only one
+is empty it is 0. Others are None where they are undefined; means leave them out.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from types import MappingProxyType
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from monai.metrics.surface_dice import compute_surface_dice
+from scipy import ndimage
+from skimage.morphology import skeletonize
 from torch import Tensor
 
-from medmim.data.dataset.manifest import VolumeRecord
-from medmim.data.formats.nifti import read_image
-from medmim.data.loading.finite_checks import finite
-from medmim.data.loading.foreground_sampling import IGNORE
-from medmim.data.loading.preprocess import PreprocessedVolume, VolumeLoader, class_indices
-from medmim.data.loading.preprocessing_plan import Regions
-from medmim.training.evaluation.inference import class_groups, labels_of, on_grid
-from medmim.training.evaluation.mask_metrics import (
-    MASK_METRICS,
-    MaskPair,
-    dice,
-    hd95_mm,
-    lesion_f1,
-    surface_dice,
-)
-from medmim.training.evaluation.postprocessing import Rules, apply_postprocessing, components_of
+from medmim.errors import unknown_name
 
-Mask3d = Int[Tensor, "1 x y z"]
+Foreground = Bool[np.ndarray, "*space"]
+_SAME_INSTANCE = 0.5  # IoU above which two instances match; at most one pair can exceed it
 
 
-@dataclass(frozen=True)
-class PartialLabels:
-    """Classes of a case that may be missing in its label although they are in the image.
+@dataclass(frozen=True, eq=False)
+class SegmentationPair:
+    """The predicted and the true voxels of one structure on one grid.
 
     Attributes:
-        unannotated: class indices that nobody annotated in the case.
-        annotated_if_present: class indices that are not annotated where the label does not contain them.
-    """
-
-    unannotated: frozenset[int] = frozenset()
-    annotated_if_present: frozenset[int] = frozenset()
-
-    def unknown(self, present: Collection[int]) -> frozenset[int]:
-        """Return the classes whose absence from a label means nothing, given the classes that it contains."""
-        return self.unannotated | self.annotated_if_present.difference(present)
-
-
-COMPLETE = PartialLabels()
-
-
-@dataclass(frozen=True)
-class FinalMetrics:
-    """Metrics of tests beside Dice.
-
-    Attributes:
+        predicted, true: boolean arrays in two or three dimensions; an axis of one voxel is left out.
         tolerance_mm: of surface Dice.
-        further: names in `mask_metrics`, beside distances, surface Dice and lesion F1.
     """
 
+    predicted: Foreground
+    true: Foreground
+    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)
     tolerance_mm: float = 1.0
-    further: Sequence[str] = ()
+
+    @property
+    def empty(self) -> float | None:
+        """1 if both are empty, 0 if one is, None if none is."""
+        predicted, true = bool(self.predicted.any()), bool(self.true.any())
+        return None if predicted and true else float(predicted == true)
+
+    @cached_property
+    def flat(self) -> tuple[Foreground, Foreground, list[float]]:
+        """Both arrays and the spacing without an axis of one voxel: the surface of a slice is its outline."""
+        single = [axis for axis, length in enumerate(self.true.shape) if length == 1][:1]
+        spacing = [length for axis, length in enumerate(self.spacing_mm) if axis not in single]
+        return np.squeeze(self.predicted, tuple(single)), np.squeeze(self.true, tuple(single)), spacing
+
+    @cached_property
+    def lesions(self) -> tuple[Int[np.ndarray, "*space"], Int[np.ndarray, "*space"]]:
+        """Components of both; voxels that share a corner are connected."""
+        around = ndimage.generate_binary_structure(self.true.ndim, self.true.ndim)
+        return ndimage.label(self.predicted, around)[0], ndimage.label(self.true, around)[0]
+
+    @cached_property
+    def lesion_counts(self) -> tuple[int, int, int, int]:
+        """True lesions found and all, predicted lesions that touch a true one and all."""
+        predicted, true = self.lesions
+        both = (predicted > 0) & (true > 0)
+        found, right = np.unique(true[both]), np.unique(predicted[both])
+        return len(found), int(true.max(initial=0)), len(right), int(predicted.max(initial=0))
 
 
-FINAL = FinalMetrics()
+def dice(pair: SegmentationPair) -> float:
+    """Return 2 |P ∩ T| / (|P| + |T|)."""
+    total = int(pair.predicted.sum()) + int(pair.true.sum())
+    return 2 * int((pair.predicted & pair.true).sum()) / total if total else 1.0
 
 
-@dataclass(frozen=True)
-class CaseScore:
-    """Metrics of one class or region in one volume.
+def surface_dice(pair: SegmentationPair) -> float:
+    """Return the share of both surfaces within the tolerance of the other (Nikolov et al., arXiv 1809.04430).
 
-    Attributes:
-        dice, hd95_mm, surface_dice, lesion_f1: metrics of the table in `mask_metrics`; all but Dice are None
-            if not computed.
-        volume_ml, predicted_ml: volume of label and prediction.
-        dice_any: Dice of all classes merged, such as a whole tumour; the same in every row of a case; None if
-            a class was not annotated.
-        further: other metrics of the table, by name.
-        components: volume and overlap in ml of predicted components, for choosing the postprocessing; None if
-            not computed.
+    Surfaces lie between voxels and are weighted by their area, as in the authors' code.
     """
-
-    case: str
-    subject: str
-    label: str
-    dice: float
-    hd95_mm: float | None
-    surface_dice: float | None
-    volume_ml: float
-    predicted_ml: float
-    dice_any: float | None
-    lesion_f1: float | None = None
-    further: Mapping[str, float | None] = field(default_factory=dict)
-    components: list[list[float]] | None = None
-
-    def row(self) -> dict[str, Any]:
-        """Return a row of JSON values, without components that were not computed."""
-        row = asdict(self)
-        row |= row.pop("further")
-        return row if self.components is not None else {key: row[key] for key in row if key != "components"}
-
-
-def score_volume(
-    probabilities_of: Callable[[PreprocessedVolume], Tensor],
-    volume: VolumeRecord,
-    volumes: VolumeLoader,
-    *,
-    names: Mapping[int, str],
-    final: FinalMetrics | None,
-    rules: Rules = MappingProxyType({}),
-    partial: PartialLabels = COMPLETE,
-) -> list[CaseScore]:
-    """Segment a volume and compare it with its label on the label's own grid, as `compare_labels`.
-
-    If `final` is None, components are computed instead of distances.
-    """
-    prepared, regions = finite(volume, volumes), volumes.plan.regions
-    probabilities = probabilities_of(prepared)
-    if volumes.plan.spacing_mm is None and volumes.plan.view == "patch":
-        label = prepared.label
-        assert label is not None  # only labelled volumes are scored
-        affine, prediction = prepared.affine, labels_of(probabilities, regions).unsqueeze(0)
-    else:
-        label, affine = _native_label(volumes, volume)
-        found = on_grid(probabilities, prepared.affine, label.shape[1:], affine, regions)
-        prediction = found.long().unsqueeze(0)
-    if rules:
-        voxel_ml = math.prod(_spacing(affine)) / 1000
-        cleaned = apply_postprocessing(prediction[0].numpy(), names, rules, voxel_ml, regions)
-        prediction = torch.from_numpy(cleaned).unsqueeze(0)
-    return compare_labels(
-        prediction,
-        label.long(),
-        _spacing(affine),
-        volume=volume,
-        names=names,
-        final=final,
-        regions=regions,
-        partial=partial,
+    if pair.empty is not None:
+        return pair.empty
+    return _between_surfaces(
+        compute_surface_dice, pair, class_thresholds=[pair.tolerance_mm], use_subvoxels=True
     )
 
 
-def compare_labels(
-    prediction: Mask3d,
-    label: Mask3d,
-    spacing_mm: Sequence[float],
-    *,
-    volume: VolumeRecord,
-    names: Mapping[int, str],
-    final: FinalMetrics | None = FINAL,
-    regions: Regions | None = None,
-    partial: PartialLabels = COMPLETE,
-) -> list[CaseScore]:
-    """Compare a prediction with a label of the same shape for each region, or each class but background.
+def hd95_mm(pair: SegmentationPair) -> float | None:
+    """Return the larger of the two directed 95th percentiles of distances between border voxels.
 
-    Values without a name count as background, voxels labelled `IGNORE` are left out, and so are regions and
-    classes with a class that was not annotated.
+    Each percentile is taken over the border voxels of one segmentation, not over those of both together, as
+    other code does. None if one is empty.
     """
-    known = (label != IGNORE)[0].numpy()
-    guess, truth = (one[0].numpy() for one in (prediction, label))
-    whole = [np.isin(one, sorted(names)) & known for one in (guess, truth)]
-    unknown = partial.unknown(set(np.unique(truth).tolist()))
-    whole_dice = None if unknown else dice(MaskPair(*whole))
-    voxel_ml = math.prod(spacing_mm) / 1000
-    scores = []
-    for name, group in class_groups(names, regions).items():
-        if unknown.intersection(group):
-            continue
-        masks = np.isin(guess, group) & known, np.isin(truth, group) & known
-        pair = MaskPair(*masks, spacing_mm, final.tolerance_mm if final else 0.0)
-        scores.append(
-            CaseScore(
-                case=volume.id,
-                subject=volume.subject,
-                label=name,
-                dice=dice(pair),
-                hd95_mm=hd95_mm(pair) if final else None,
-                surface_dice=surface_dice(pair) if final else None,
-                lesion_f1=lesion_f1(pair) if final else None,
-                volume_ml=float(pair.true.sum()) * voxel_ml,
-                predicted_ml=float(pair.predicted.sum()) * voxel_ml,
-                dice_any=whole_dice,
-                further=_further(pair, final.further) if final else {},
-                components=None if final else components_of(*masks, voxel_ml),
-            )
-        )
-    return scores
+    if pair.empty is not None:
+        return None
+    return _between_surfaces(compute_hausdorff_distance, pair, percentile=95)
 
 
-def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return means over patients of means over their cases, for all classes together and each class.
+def lesion_sensitivity(pair: SegmentationPair) -> float | None:
+    """Return the share of true lesions that the prediction overlaps by a voxel; None without true lesions."""
+    found, true, _, _ = pair.lesion_counts
+    return found / true if true else None
 
-    `dice_present` omits classes that are empty in label and prediction: if cases have one of many classes, a
-    network that predicts nothing would otherwise score well on the others.
+
+def lesion_precision(pair: SegmentationPair) -> float | None:
+    """Return the share of predicted lesions that overlap a true one by a voxel; None without any."""
+    _, _, right, predicted = pair.lesion_counts
+    return right / predicted if predicted else None
+
+
+def lesion_f1(pair: SegmentationPair) -> float:
+    """Return 2 TP / (2 TP + FP + FN) over lesions, as in ISLES 2022 (de la Rosa et al., 2024).
+
+    TP counts true lesions that the prediction overlaps by a voxel, FP predicted lesions that overlap none.
     """
-    names = sorted({row["label"] for row in rows})
-    means: dict[str, float] = {}
-    for key in [name for name in MASK_METRICS if any(name in row for row in rows)]:
-        means[key] = _over_patients(rows, key)
-        for name in names if len(names) > 1 else []:
-            means[f"{key}_{name}"] = _over_patients([row for row in rows if row["label"] == name], key)
-    there = [row for row in rows if row["volume_ml"] or row["predicted_ml"]]
-    means["dice_present"] = _over_patients(there, "dice")
-    if len(names) > 1:
-        means["dice_any"] = _over_patients(rows, "dice_any")
-    return {key: value for key, value in means.items() if math.isfinite(value)}
+    found, true, right, predicted = pair.lesion_counts
+    total = found + true + predicted - right
+    return 2 * found / total if total else 1.0
 
 
-def _native_label(volumes: VolumeLoader, volume: VolumeRecord) -> tuple[Tensor, np.ndarray]:
-    stored = read_image(volumes.root / str(volume.label))
-    values = torch.from_numpy(np.rint(stored.array).astype(np.int64)).unsqueeze(0)
-    return class_indices(values, volumes.plan), stored.affine
+def volume_error_ml(pair: SegmentationPair) -> float:
+    """Return predicted minus true volume."""
+    difference = int(pair.predicted.sum()) - int(pair.true.sum())
+    return difference * math.prod(pair.spacing_mm) / 1000
 
 
-def _spacing(affine: np.ndarray) -> tuple[float, ...]:
-    return tuple(float(length) for length in np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
+def cldice(pair: SegmentationPair) -> float:
+    """Return the centreline Dice of tubes (Shit et al., CVPR 2021), with scikit-image's skeletons.
+
+    A skeleton that vanishes, as that of a few voxels may, is replaced by the structure.
+    """
+    if pair.empty is not None:
+        return pair.empty
+    predicted, true, _ = pair.flat
+    precision, sensitivity = _inside(predicted, true), _inside(true, predicted)
+    total = precision + sensitivity
+    return 2 * precision * sensitivity / total if total else 0.0
 
 
-def _further(pair: MaskPair, metrics: Sequence[str]) -> dict[str, float | None]:
-    """Return the metrics that are no fields of `CaseScore`."""
-    fields = CaseScore.__dataclass_fields__
-    return {key: MASK_METRICS[key].measure(pair) for key in metrics if key not in fields}
+def panoptic_quality(pair: SegmentationPair) -> float:
+    """Return the sum of IoU of matched instances / (TP + FP/2 + FN/2) (Kirillov et al., CVPR 2019).
+
+    Instances are components; two match if their IoU exceeds 0.5.
+    """
+    predicted, true = pair.lesions
+    sizes = np.bincount(predicted.ravel()), np.bincount(true.ravel())
+    both = (predicted > 0) & (true > 0)
+    (first, second), shared = np.unique(np.stack([predicted[both], true[both]]), axis=1, return_counts=True)
+    overlap = shared / (sizes[0][first] + sizes[1][second] - shared)
+    total = (len(sizes[0]) - 1 + len(sizes[1]) - 1) / 2
+    return float(overlap[overlap > _SAME_INSTANCE].sum() / total) if total else 1.0
 
 
-def _over_patients(rows: Sequence[Mapping[str, Any]], key: str) -> float:
-    by_patient: dict[str, list[float]] = {}
-    for row in rows:
-        if row.get(key) is not None:
-            by_patient.setdefault(row["subject"], []).append(row[key])
-    if not by_patient:
-        return math.nan
-    return float(np.mean([np.mean(values) for values in by_patient.values()]))
+@dataclass(frozen=True)
+class SegmentationMetric:
+    """A metric of the table.
+
+    Attributes:
+        measure: computes it.
+        is_tested: whether predictions can be compared by it: from 0 to 1, higher is better, always defined.
+    """
+
+    title: str
+    measure: Callable[[SegmentationPair], float | None]
+    is_tested: bool = False
+
+
+SEGMENTATION_METRICS = {
+    "dice": SegmentationMetric("Dice", dice, is_tested=True),
+    "surface_dice": SegmentationMetric("surface Dice", surface_dice, is_tested=True),
+    "hd95_mm": SegmentationMetric("HD95 (larger directed) mm", hd95_mm),
+    "lesion_f1": SegmentationMetric("lesion F1", lesion_f1, is_tested=True),
+    "lesion_sensitivity": SegmentationMetric("lesion sensitivity", lesion_sensitivity),
+    "lesion_precision": SegmentationMetric("lesion precision", lesion_precision),
+    "volume_error_ml": SegmentationMetric("volume error ml", volume_error_ml),
+    "cldice": SegmentationMetric("clDice", cldice, is_tested=True),
+    "panoptic_quality": SegmentationMetric("panoptic quality", panoptic_quality, is_tested=True),
+}
+
+
+def known_metrics(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names without repetitions; raise UsageError for one that is not in the table."""
+    for name in names:
+        if name not in SEGMENTATION_METRICS:
+            raise unknown_name("metric", name, SEGMENTATION_METRICS)
+    return tuple(dict.fromkeys(names))
+
+
+def _inside(one: Foreground, other: Foreground) -> float:
+    """Return the share of the skeleton of one structure that lies inside the other."""
+    skeleton = skeletonize(one) > 0
+    return float(other[skeleton if skeleton.any() else one].mean())
+
+
+def _between_surfaces(measure: Callable[..., Tensor], pair: SegmentationPair, **options: Any) -> float:
+    predicted, true, spacing = pair.flat
+    tensors = [torch.from_numpy(np.ascontiguousarray(one))[None, None] for one in (predicted, true)]
+    with warnings.catch_warnings():  # MONAI 1.6 warns about an argument that it passes itself
+        warnings.simplefilter("ignore", FutureWarning)
+        found = measure(*tensors, include_background=True, spacing=spacing, **options)
+    return float(found[0, 0])

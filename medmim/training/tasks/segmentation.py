@@ -24,9 +24,9 @@ from medmim.methods.dice_loss import CRITERIA
 from medmim.shapes import Scalar
 from medmim.training.evaluation.figures import panel, segmentation_row
 from medmim.training.evaluation.inference import labels_of, membership, segment
-from medmim.training.evaluation.mask_metrics import known_metrics
 from medmim.training.evaluation.postprocessing import choose_postprocessing
-from medmim.training.evaluation.segmentation_metrics import (
+from medmim.training.evaluation.segmentation_metrics import known_metrics
+from medmim.training.evaluation.segmentation_scores import (
     FinalMetrics,
     PartialLabels,
     mean_scores,
@@ -68,7 +68,7 @@ class Segmentation(Task):
         annotated_classes: classes that were annotated in each source of a dataset of several sources; in
             other sources, all were. A voxel labelled background may belong to the other classes.
         partially_labelled: classes (or `all`) that were not annotated in a case whose label lacks them.
-        metrics: further metrics of tests, such as cldice; all names are in `mask_metrics`.
+        metrics: further metrics of tests, such as cldice; all names are in `segmentation_metrics`.
     """
 
     criterion: str = "dice_ce"

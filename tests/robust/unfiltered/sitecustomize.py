@@ -11,8 +11,8 @@ from typing import Any
 
 import pydicom
 
-from medmim.data.formats.safe_open import quiet_pydicom
 from medmim.data.dataset import pseudonyms
+from medmim.data.formats.safe_open import quiet_pydicom
 from medmim.data.ingest import dicom_series, scan
 
 _look, _validate, _key = scan.scan_file_as_json, scan.ScannedFile.model_validate, pseudonyms.Keys.key

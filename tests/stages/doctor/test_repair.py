@@ -9,7 +9,7 @@ from store_faults import damage, downgrade, moved
 
 from medmim.errors import RunError
 from medmim.files import SHARED
-from medmim.stages.doctor.repair import judge_permissions, judge_store, repair_store, restrict_permissions
+from medmim.stages.doctor.repair import check_permissions, check_store, repair_store, restrict_permissions
 from medmim.tracking.database import DATABASE
 from medmim.tracking.migration import backups
 from medmim.tracking.mlflow_store import Store
@@ -34,19 +34,19 @@ def modes(home):
 
 def test_files_that_others_can_read_are_counted_and_repaired(open_home, tmp_path):
     before = stat.S_IMODE(tmp_path.stat().st_mode)
-    name, status, found, advice = judge_permissions([open_home, tmp_path / "missing"])
+    name, status, found, advice = check_permissions([open_home, tmp_path / "missing"])
     assert (name, status) == ("permissions", "bad")
     assert found == "3 files and folders can be read by others"
     assert "doctor --repair" in advice
     assert restrict_permissions([open_home]) == 3
     assert modes(open_home) == [0o700, 0o700, 0o600]
-    assert judge_permissions([open_home])[1] == "ok"
+    assert check_permissions([open_home])[1] == "ok"
     assert stat.S_IMODE(tmp_path.stat().st_mode) == before  # the target of the link
 
 
 def test_a_private_folder_protects_its_content(open_home):
     open_home.chmod(0o700)
-    assert judge_permissions([open_home])[1] == "ok"
+    assert check_permissions([open_home])[1] == "ok"
 
 
 def test_a_shared_home_is_open_to_the_group_only(open_home, monkeypatch):
@@ -80,12 +80,12 @@ def store(new_home):
 def test_unusable_stores_are_reported_and_repaired(store, tmp_path, fault, found):
     home = moved(store, tmp_path)
     fault(home / DATABASE)
-    _, status, finding, advice = judge_store(home)
+    _, status, finding, advice = check_store(home)
     assert status == "bad"
     assert pytest.raises(ValueError, match=found).matches(ValueError(finding))
     assert "`medmim doctor --repair`" in advice
     assert "the store was rebuilt from no backup and the records of 1 run;" in repair_store(home)
-    assert judge_store(home)[1] == "ok"
+    assert check_store(home)[1] == "ok"
     (run,) = Store(home, reading=True).runs(stage="pretrain")
     assert run.info.run_id == store.runs()[0].info.run_id
 
@@ -93,14 +93,14 @@ def test_unusable_stores_are_reported_and_repaired(store, tmp_path, fault, found
 def test_an_older_store_is_migrated(store, tmp_path):
     home = moved(store, tmp_path)
     downgrade(home / DATABASE)
-    assert judge_store(home)[1] == "bad"
+    assert check_store(home)[1] == "bad"
     assert "the store is intact" in repair_store(home)
     assert len(backups(home)) == 1
     assert len(Store(home, reading=True).runs()) == 1
 
 
 def test_an_empty_home_needs_no_repair(tmp_path):
-    assert judge_store(tmp_path)[1] == "ok"
+    assert check_store(tmp_path)[1] == "ok"
     assert repair_store(tmp_path) == "there is no store to repair"
     assert not list(tmp_path.iterdir())
 

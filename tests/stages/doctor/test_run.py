@@ -9,9 +9,10 @@ import pytest
 
 from medmim.data.dataset.pseudonyms import Keys
 from medmim.errors import DataError, RunError
+from medmim.stages.doctor import Check
 from medmim.stages.doctor import run as module
-from medmim.stages.doctor.run import Check, DoctorReport, doctor, refuse_bad
-from medmim.stages.doctor.tracking_server import Client, judge_server
+from medmim.stages.doctor.run import DoctorReport, doctor, refuse_bad
+from medmim.stages.doctor.tracking_server import Client, check_server
 
 KNOWN = {"MLFLOW_TRACKING_USERNAME": "somebody"}
 
@@ -161,7 +162,7 @@ def test_missing_decoders_are_reported(tmp_path, monkeypatch):
     ],
 )
 def test_an_unsafe_server_is_reported(address, server, words, said):
-    _, status, _, advice = judge_server({"MLFLOW_TRACKING_URI": address, **words}, server)
+    _, status, _, advice = check_server({"MLFLOW_TRACKING_URI": address, **words}, server)
     assert status == "bad"
     assert said in advice
     assert "secret" not in advice
@@ -173,7 +174,7 @@ def test_an_unsafe_server_is_reported(address, server, words, said):
     [("https://mlflow.org.test/", KNOWN), ("http://localhost:5000", {}), ("http://[::1]", {})],
 )
 def test_a_safe_server_passes(address, words):
-    assert judge_server({"MLFLOW_TRACKING_URI": address, **words}, Server())[1] == "ok"
+    assert check_server({"MLFLOW_TRACKING_URI": address, **words}, Server())[1] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_a_safe_server_passes(address, words):
     ],
 )
 def test_the_version_is_requested_with_credentials_if_it_is_refused_without(address, words, status):
-    found = judge_server({"MLFLOW_TRACKING_URI": address, **words}, Server(password="sesame"))
+    found = check_server({"MLFLOW_TRACKING_URI": address, **words}, Server(password="sesame"))
     assert found[1] == status
 
 
@@ -196,12 +197,12 @@ def test_credentials_are_not_sent_without_tls():
             return super().get(url, host=host)
 
     environment = {"MLFLOW_TRACKING_URI": "http://mlflow.org.test", "MLFLOW_TRACKING_TOKEN": "sesame"}
-    assert judge_server(environment, Listening(password="sesame"))[1] == "bad"
+    assert check_server(environment, Listening(password="sesame"))[1] == "bad"
 
 
 def test_a_server_that_does_not_answer_gives_a_note():
     environment = {"MLFLOW_TRACKING_URI": "https://mlflow.org.test", **KNOWN}
-    assert judge_server(environment, Server(None))[1] == "note"
+    assert check_server(environment, Server(None))[1] == "note"
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_a_server_that_does_not_answer_gives_a_note():
     ],
 )
 def test_the_address_of_a_server_that_is_down_is_checked(address, said):
-    _, status, found, advice = judge_server({"MLFLOW_TRACKING_URI": address}, Server(None))
+    _, status, found, advice = check_server({"MLFLOW_TRACKING_URI": address}, Server(None))
     assert (status, found[:15]) == ("bad", "does not answer")
     assert said in advice
     assert "secret" not in found + advice
@@ -241,7 +242,7 @@ def test_an_invalid_address_is_reported(tmp_path, address):
 
 @pytest.mark.parametrize("address", ["", "databricks://profile:prefix", "sqlite:////my runs/mlflow.db"])
 def test_addresses_without_a_server_are_ignored(address):
-    assert judge_server({"MLFLOW_TRACKING_URI": address}, Server(None))[1] == "ok"
+    assert check_server({"MLFLOW_TRACKING_URI": address}, Server(None))[1] == "ok"
 
 
 def test_a_password_in_the_address_is_not_sent():
@@ -251,14 +252,14 @@ def test_a_password_in_the_address_is_not_sent():
             return super().get(url, host=host, authorization=authorization)
 
     environment = {"MLFLOW_TRACKING_URI": "http://somebody:secret@localhost:5998/"}
-    assert "contains a password" in judge_server(environment, Listening())[3]
+    assert "contains a password" in check_server(environment, Listening())[3]
 
 
 def test_a_port_without_http_is_reported():
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=greet, args=(server,), daemon=True).start()
         environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{server.getsockname()[1]}"}
-        _, status, _, advice = judge_server(environment, Client())
+        _, status, _, advice = check_server(environment, Client())
     assert status == "bad"
     assert "does not speak HTTP: set MLFLOW_TRACKING_URI" in advice
 
