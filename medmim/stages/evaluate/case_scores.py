@@ -150,7 +150,11 @@ class ModelScorer:
 
     def figure(self, cases: Sequence[VolumeRecord], title: str) -> bytes | None:
         """Return a PNG with predictions of a few cases."""
-        context = self._own_context if self.trained.kind == "detect" else self.context
+        context = self.context
+        if self.trained.kind == "detect":  # boxes of merged classes under the evaluated names
+            of_model = self.matching.of_model
+            names = {number: of_model[name] or name for number, name in self.trained.names.items()}
+            context = replace(self._own_context, names=names, tuned=self.context.tuned)
         known = [with_modality(self.trained, case) for case in cases]
         return self.task.figure(self.network, known, context, title=title)
 

@@ -40,17 +40,22 @@ def write_report(
     facts: Mapping[str, Any],
     contamination: tuple[str, bool],
     notes: Sequence[str],
-    panel: bytes | None,
+    pictures: Mapping[str, bytes | None],
 ) -> None:
-    """Write the page with its PNG and CSV files."""
-    chart = _chart(groups, metric)
-    for name, png in {"scores.png": chart, "panel.png": panel}.items():
+    """Write the page with its PNG and CSV files.
+
+    Args:
+        pictures: `panel`: predictions of a few cases; `summary`: of all, such as a confusion matrix.
+    """
+    drawn = {**pictures, "scores": _chart(groups, metric)}
+    for name, png in drawn.items():
         if png:
-            files.write_bytes(out / name, png)
+            files.write_bytes(out / f"{name}.png", png)
     titles = [{"subgroup": one.title, "cases": one.cases} for one in groups]
     every = [_row(first, row) for first, one in zip(titles, groups, strict=True) for row in one.scores]
     files.write_text(out / "scores.csv", csv_text(every, list(every[0]) if every else ()))
-    worst = sorted(groups[0].patients.items(), key=lambda pair: pair[1])[:_WORST]
+    imperfect = ((who, value) for who, value in groups[0].patients.items() if value < 1)
+    worst = sorted(imperfect, key=lambda pair: pair[1])[:_WORST]
     page = render_page(
         _TEMPLATE,
         title=title,
@@ -62,8 +67,7 @@ def write_report(
         scores=[_row({}, row) for row in groups[0].scores],
         groups=[row for row in every if row["metric"] == metric and row["subgroup"] != groups[0].title],
         worst=[{"patient": who, metric: f"{value:.3f}"} for who, value in worst],
-        chart=chart,
-        panel=panel,
+        pictures=drawn,
     )
     files.write_text(out / PAGE, page)
 

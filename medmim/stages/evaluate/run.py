@@ -41,7 +41,7 @@ from medmim.stages.initial_weights import patients_seen_by
 from medmim.stages.run_lifecycle import score_cells
 from medmim.stages.target_table import subgroups, with_targets
 from medmim.training.evaluation.metric_intervals import caveat, class_sizes, intervals
-from medmim.training.evaluation.patient_scores import own_scores
+from medmim.training.evaluation.patient_scores import never_predicted, own_scores
 from medmim.training.tasks.base import Row
 
 
@@ -124,6 +124,7 @@ def evaluate(
     notes += _case_notes(source, cases, failures, unlike, options)
     metrics = source.metrics
     scores = [_group(scorer, metrics, name, own) for name, own in _parts(rows, groups).items() if own]
+    notes += [f"no case was given the class {name}, which the data contain" for name in never_predicted(rows)]
     notes += filter(None, [caveat(scores[0].scores)])
     for line in notes:
         log(f"warning: {line}")
@@ -136,7 +137,9 @@ def evaluate(
         failures=failures,
         notes=notes,
     )
-    _write(result, rows, metrics.main, scorer.figure(shown_cases(scored), _title(result)))
+    panel = scorer.figure(shown_cases(scored), _title(result))
+    summary = scorer.task.score_figure(rows, scorer.context, title=_title(result))
+    _write(result, rows, metrics.main, {"panel": panel, "summary": summary})
     return result
 
 
@@ -161,7 +164,9 @@ def _title(result: EvaluationResult) -> str:
     return f"{result.facts['model']} on {result.facts['dataset']}"
 
 
-def _write(result: EvaluationResult, rows: Sequence[Row], metric: str, panel: bytes | None) -> None:
+def _write(
+    result: EvaluationResult, rows: Sequence[Row], metric: str, pictures: Mapping[str, bytes | None]
+) -> None:
     write_report(
         result.out,
         result.groups,
@@ -170,7 +175,7 @@ def _write(result: EvaluationResult, rows: Sequence[Row], metric: str, panel: by
         facts=result.facts,
         contamination=(result.contamination, bool(result.certificate.warnings)),
         notes=result.notes,
-        panel=panel,
+        pictures=pictures,
     )
     files.write_jsonl(result.out / "cases.jsonl", rows)
     files.write_json(result.out / "evaluation.json", result.as_json())
