@@ -20,10 +20,9 @@ from medmim.stages.applicability import with_modality
 from medmim.stages.evaluate.class_matching import ClassMatching
 from medmim.training.evaluation.detection_metrics import UNCHOSEN
 from medmim.training.tasks.base import EvaluationContext, Row, Task
+from medmim.training.tasks.detection_inference import OVERLAP
 from medmim.training.tasks.multilabel import known_labels
 from medmim.training.tasks.trained_model import TrainedModel
-
-_OVERLAP = 0.3  # IoU above which boxes of merged classes are one finding, as in inference
 
 
 @runtime_checkable
@@ -188,7 +187,7 @@ def merged_boxes(found: Sequence[Sequence[Any]], matching: ClassMatching) -> lis
         own = [box for box in renamed if box[0] == name]
         if own:
             values = np.array([box[1:] for box in own], dtype=np.float64)
-            best = non_max_suppression(values[:, 1:], values[:, 0], nms_thresh=_OVERLAP)
+            best = non_max_suppression(values[:, 1:], values[:, 0], nms_thresh=OVERLAP)
             kept += [own[int(place)] for place in best]
     return sorted(kept, key=lambda box: -float(box[1]))
 

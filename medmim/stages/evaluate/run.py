@@ -120,11 +120,10 @@ def evaluate(
     scorer = build_scorer(source, dataset, codes, matching)
     rows = _rows(scorer, [one for one in cases if one.id not in failures], failures, progress, log)
     scored = [case for case in cases if case.id not in failures]
-    notes += [*_class_notes(matching), *source.task.unscored(scored, matching.names)]
+    notes += [*_class_notes(matching, rows), *source.task.unscored(scored, matching.names)]
     notes += _case_notes(source, cases, failures, unlike, options)
     metrics = source.metrics
     scores = [_group(scorer, metrics, name, own) for name, own in _parts(rows, groups).items() if own]
-    notes += [f"no case was given the class {name}, which the data contain" for name in never_predicted(rows)]
     notes += filter(None, [caveat(scores[0].scores)])
     for line in notes:
         log(f"warning: {line}")
@@ -137,9 +136,7 @@ def evaluate(
         failures=failures,
         notes=notes,
     )
-    panel = scorer.figure(shown_cases(scored), _title(result))
-    summary = scorer.task.score_figure(rows, scorer.context, title=_title(result))
-    _write(result, rows, metrics.main, {"panel": panel, "summary": summary})
+    _write(result, rows, scorer, metrics.main, shown_cases(scored))
     return result
 
 
@@ -160,22 +157,24 @@ def _matching(
     return match_classes(source.classes, names, label_map=options.label_map, subset=subset, same_source=same)
 
 
-def _title(result: EvaluationResult) -> str:
-    return f"{result.facts['model']} on {result.facts['dataset']}"
-
-
 def _write(
-    result: EvaluationResult, rows: Sequence[Row], metric: str, pictures: Mapping[str, bytes | None]
+    result: EvaluationResult,
+    rows: Sequence[Row],
+    scorer: CaseScorer,
+    metric: str,
+    shown: Sequence[VolumeRecord],
 ) -> None:
+    title = f"{result.facts['model']} on {result.facts['dataset']}"
+    summary = scorer.task.score_figure(rows, scorer.context, title=title)
     write_report(
         result.out,
         result.groups,
         metric=metric,
-        title=_title(result),
+        title=title,
         facts=result.facts,
         contamination=(result.contamination, bool(result.certificate.warnings)),
         notes=result.notes,
-        pictures=pictures,
+        pictures={"panel": scorer.figure(shown, title), "summary": summary},
     )
     files.write_jsonl(result.out / "cases.jsonl", rows)
     files.write_json(result.out / "evaluation.json", result.as_json())
@@ -231,8 +230,8 @@ def _certificate(source: PredictionSource, dataset: Dataset, cases: Sequence[Vol
     return certify(cases, {"training of the model": seen}, **hashes)
 
 
-def _class_notes(matching: ClassMatching) -> list[str]:
-    notes = []
+def _class_notes(matching: ClassMatching, rows: Sequence[Row]) -> list[str]:
+    notes = [f"no case was given the class {name}, which the data contain" for name in never_predicted(rows)]
     for side, of_side in (("model", matching.of_model), ("data", matching.of_data)):
         left_out = [name for name, target in of_side.items() if target is None]
         if left_out:

@@ -192,7 +192,8 @@ class Detection(Task):
             )
             index = min(int(middle), prepared.image.shape[axis + 1] - 1)
             drawn = [(box, 0, "") for box in boxes[boxes_in_slice(boxes, axis, index)]]
-            for found in self._detect(network, prepared, context):
+            for every in self._detect(network, prepared, context):
+                found = every.best_of_each_name(context.names)
                 shown = boxes_in_slice(found.boxes, axis, index)
                 best = zip(found.boxes[shown], found.classes[shown], found.scores[shown], strict=True)
                 words = [(box, 1, f"{context.names[int(kind)]} {score:.2f}") for box, kind, score in best]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from monai.apps.detection.utils.box_selector import BoxSelector
 from monai.apps.detection.utils.predict_utils import predict_with_inferer
+from monai.data.box_utils import non_max_suppression
 from monai.inferers.inferer import SlidingWindowInferer
 from monai.transforms.croppad.array import SpatialPad
 from torch import Tensor
@@ -25,7 +26,7 @@ from medmim.training.precision import autocast
 from medmim.training.tasks.classification import views
 
 _MIN_SCORE = 0.02
-_OVERLAP = 0.3  # IoU for non-maximum suppression: findings of one class seldom overlap more
+OVERLAP = 0.3  # IoU for non-maximum suppression: findings of one class seldom overlap more
 _MAX_BOXES = 30
 _BATCH = 8
 
@@ -45,6 +46,17 @@ class DetectedBoxes:
     scores: Float[np.ndarray, " boxes"]
     classes: Int[np.ndarray, " boxes"]
     index: int | None
+
+    def best_of_each_name(self, names: Mapping[int, str]) -> DetectedBoxes:
+        """Return the boxes without those that overlap a better one of their name."""
+        found = np.array([names[int(kind)] for kind in self.classes], dtype=object)
+        kept: list[int] = []
+        for name in dict.fromkeys(found):
+            own = np.flatnonzero(found == name)
+            best = non_max_suppression(self.boxes[own], self.scores[own], nms_thresh=OVERLAP)
+            kept += own[np.asarray(best)].tolist()
+        chosen = sorted(kept)
+        return DetectedBoxes(self.boxes[chosen], self.scores[chosen], self.classes[chosen], self.index)
 
 
 def detect(
@@ -94,7 +106,7 @@ def _boxes(
     selector = BoxSelector(
         score_thresh=_MIN_SCORE,
         topk_candidates_per_level=500,
-        nms_thresh=_OVERLAP,
+        nms_thresh=OVERLAP,
         detections_per_img=_MAX_BOXES,
     )
     results = []
