@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from medmim.errors import DataError, MedmimError
+from medmim.errors import DataError, MedmimError, UsageError
 
 _LOG = logging.getLogger(__name__)
 SHARED = "MEDMIM_SHARED"  # set by --shared: the group may read and write too
@@ -128,8 +128,13 @@ def require_room(folder: Path, count: int = 1 << 16) -> None:
 
 
 def home_folder() -> Path:
-    """Return the folder of runs: `MEDMIM_HOME`, or ./medmim-runs."""
-    return Path(os.environ.get("MEDMIM_HOME", "medmim-runs"))
+    """Return the folder of runs: `MEDMIM_HOME`, or ./medmim-runs; raise UsageError if it is a file."""
+    folder = Path(os.environ.get("MEDMIM_HOME", "medmim-runs"))
+    if os.path.isfile(folder):  # noqa: PTH113 (Path.is_file raises where a part cannot be entered)
+        raise UsageError(
+            f"MEDMIM_HOME '{folder}': expected a folder, got a file; set MEDMIM_HOME to a folder"
+        )
+    return folder
 
 
 def private_folder(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from medmim import __version__, files
 from medmim.cli.options import home
-from medmim.errors import causes, raised_in
+from medmim.errors import UsageError, causes, raised_in
 
 _PACKAGES = ("torch", "lightning", "monai", "mlflow", "numpy", "pydicom")
 
@@ -18,11 +18,11 @@ def report_error(error: Exception) -> str:
     """Write a report of an internal error to the home folder; return the line for the user."""
     content = report_text(error)
     name = f"error-{hashlib.sha256(content.encode()).hexdigest()[:8]}.txt"
-    folder = home() / "errors"
     try:
+        folder = home() / "errors"
         files.private_folder(folder)
         files.write_text(folder / name, content)
-    except OSError:
+    except (OSError, UsageError):  # MEDMIM_HOME is a file
         where = "please report it"
     else:
         where = f"please report it with '{folder / name}', which contains no data"

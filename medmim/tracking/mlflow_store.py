@@ -32,6 +32,7 @@ from medmim.tracking.ui_views import color_of
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
 ORIGIN = "medmim.run"  # tag of a copy: id of the original run
 FINISHED = "attributes.status = 'FINISHED'"
+RESTORE = "restore it from a copy of the home folder, or delete the run, and its study trains it again"
 _COLOR = "mlflow.runColor"
 _PAGE = 1000
 _DIGEST_LENGTH = 36  # longest digest that MLflow stores
@@ -190,7 +191,9 @@ class Store:
         if not path.is_file() and default is not None:
             return default
         if not path.is_file():
-            raise RunError(f"run {run.info.run_id} has no artifact '{name}': it may not have finished")
+            raise RunError(
+                f"run {run.info.run_id} ({run.info.status.lower()}) has no artifact '{name}': {RESTORE}"
+            )
         return path.read_text(encoding="utf-8")
 
     def register(self, *, model: str, run_id: str, tags: Mapping[str, str], alias: str) -> int:

@@ -7,6 +7,7 @@ and send only what is missing.
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 import time
@@ -65,11 +66,13 @@ class Uploader:
             self.sent.new_runs += 1
         run_id = str(known.info.run_id)
         self._ids[copy.origin] = run_id
-        if run_id == copy.origin or known.data.tags.get(_WHOLE) == copy.digest:
-            return run_id  # the original itself, or a complete copy
+        if run_id == copy.origin:  # the original itself
+            return run_id
         self._artifacts(copy, run_id)
         for version in copy.versions:
             self._version(version, run_id)
+        if known.data.tags.get(_WHOLE) == copy.digest:  # models and artifacts can be deleted without a trace
+            return run_id
         self.fill(copy, known)
         self.client.set_tag(run_id, _WHOLE, copy.digest)
         return run_id
@@ -83,10 +86,14 @@ class Uploader:
         """Delete the copies of the given runs."""
         if not origins:
             return
-        places = [one.experiment_id for one in self.client.search_experiments()]
         for origin in origins:
-            for run in self.client.search_runs(places, filter_string=f"tags.`{ORIGIN}` = '{origin}'"):
+            for run in self.client.search_runs(self._places, filter_string=f"tags.`{ORIGIN}` = '{origin}'"):
                 self.client.delete_run(run.info.run_id)
+
+    @functools.cached_property
+    def _places(self) -> list[str]:
+        """Ids of the experiments that the store has at the first question."""
+        return [str(one.experiment_id) for one in self.client.search_experiments()]
 
     def _find(self, copy: RunCopy) -> Run | None:
         experiment = self.experiment(copy.experiment)
@@ -97,7 +104,9 @@ class Uploader:
                 raise
         else:
             return own
-        found = self.client.search_runs([experiment], filter_string=f"tags.`{ORIGIN}` = '{copy.origin}'")
+        # in all experiments, as the one of the copy may have another name now
+        places = [experiment, *(place for place in self._places if place != experiment)]
+        found = self.client.search_runs(places, filter_string=f"tags.`{ORIGIN}` = '{copy.origin}'")
         first, *others = sorted(found, key=lambda run: run.info.run_id) or [None]
         for other in others:  # two machines uploaded the run at the same time
             self.client.delete_run(other.info.run_id)
@@ -139,18 +148,18 @@ class Uploader:
 
     def _artifacts(self, copy: RunCopy, run_id: str) -> None:
         """Upload artifacts that are missing or changed according to the record, then update the record."""
-        arrived = self._record(run_id)
+        there = {entry.path for entry in self.client.list_artifacts(run_id)}
+        recorded = self._record(run_id) if RECORD in there else {}
+        arrived = {path: digest for path, digest in recorded.items() if path.split("/")[0] in there}
         for path, digest in copy.artifacts.items():
             if arrived.get(path) != digest:
                 folder = str(Path(path).parent)
                 self.client.log_artifact(run_id, str(copy.folder / path), None if folder == "." else folder)
                 self.sent.artifacts += 1
-        if arrived != dict(copy.artifacts):
+        if recorded != dict(copy.artifacts):
             self.client.log_text(run_id, json.dumps(copy.artifacts, sort_keys=True), RECORD)
 
     def _record(self, run_id: str) -> dict[str, str]:
-        if RECORD not in {entry.path for entry in self.client.list_artifacts(run_id)}:
-            return {}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(self.client.download_artifacts(run_id, RECORD, folder))
             try:
@@ -162,7 +171,10 @@ class Uploader:
         """Register a version; its aliases and verdicts become tags `imported_…` without effect."""
         create_model(self.client, version.model)
         tags = {**_without_authority(version), ORIGIN: version.origin}
-        registered = self.client.search_model_versions(equals("name", version.model))
+        # of this copy: versions of a copy that was deleted have lost their weights
+        registered = self.client.search_model_versions(
+            f"{equals('name', version.model)} and run_id = '{run_id}'"
+        )
         known = next((one for one in registered if one.tags.get(ORIGIN) == version.origin), None)
         if known is None:
             source = f"{self.client.get_run(run_id).info.artifact_uri}/model"

@@ -34,6 +34,7 @@ from forked_command import run_forked
 
 from medmim.config.study import StudySettings
 from medmim.errors import RunError
+from medmim.stages.delete_runs import delete_runs
 from medmim.stages.doctor.repair import repair_store
 from medmim.stages.finetune.run import finetune  # noqa: F401 (imported before the forks)
 from medmim.stages.predict.run import predict  # noqa: F401
@@ -42,11 +43,12 @@ from medmim.stages.study.runner import study
 from medmim.stages.study.training_process import run_here
 from medmim.stages.ui import pages
 from medmim.tracking.database import DATABASE, uri_of
-from medmim.tracking.mlflow_store import Store
+from medmim.tracking.mlflow_store import ORIGIN, Store
 
+RESULTS = Path("docs/results").resolve()
 STUDY, MODEL = "tidy", "tiny-segment"
 TRAINING = {**tiny.TINY, "steps": 1, "num_evaluations": 1}
-GRID = {"masks": ["random", "mesh"], "ratios": [0.5, 0.7], "seeds": [0, 1]}  # of --moved
+GRID = {"masks": ["random", "mesh"], "ratios": [0.7], "seeds": [0, 1, 2, 3]}  # of --moved: 20 trainings
 WORDS = (*tiny.TINY_WORDS, "--steps", "1", "--set", "num_evaluations=1")
 
 
@@ -141,7 +143,7 @@ def commands(place, **grid):
     data = ("--data", str(place / "scans"))
     return {
         "pretrain": ("pretrain", *data, *WORDS),
-        "finetune": ("finetune", "segment", "--init", "scratch", *data, *WORDS),
+        "finetune": ("finetune", "segment", *data, *WORDS),  # from the newest pretraining
         "study": lambda home: start_study(place, home, **grid),
         "compare": ("compare", "--study", STUDY),
         "predict": ("predict", str(place / "scan.nii.gz"), "--out", "OUT"),
@@ -150,6 +152,27 @@ def commands(place, **grid):
         "report": ("report",),
         "sync": ("sync", "--to", uri_of(place / "server" / DATABASE)),
         "ui": lambda home: pages(home, port=5000),
+    }
+
+
+def more_commands(place):
+    """Return the commands that `--moved` runs besides; each reads or writes the home folder."""
+    data, out, packed = ("--data", str(place / "scans")), place / "answers", str(place / "answers" / "s.zip")
+    exported = ("export", *data, "--format")
+    return {
+        "finetune --resume": ("finetune", "segment", "--resume"),
+        "evaluate": ("evaluate", *data, "--model", f"{MODEL}:1", "--out", str(out / "evaluated")),
+        "export bundle": (*exported, "bundle", "--out", str(out / "bundle")),
+        "export safetensors": (*exported, "safetensors", "--out", str(out / "encoder.safetensors")),
+        "embed": ("embed", *data, "--model", f"{MODEL}:1", "--out", str(out / "vectors.parquet")),
+        "promote": ("promote", f"{MODEL}:2", "--force", "--why", "it moved"),
+        "runs --delete": lambda home: delete_runs(
+            [store_faults.run_of(Store(home), stage="pretrain")], home=home
+        ),
+        "clean --yes": ("clean", "--yes"),
+        "pack": ("pack", STUDY, "--out", packed),
+        "unpack": ("unpack", packed),
+        "doctor --repair": repair_store,
     }
 
 
@@ -164,6 +187,20 @@ def outcome(words, home, fault):
         return "works"
     bad = code < 0 or "internal error" in line or not line.startswith("medmim: ")
     return f"internal: {line}" if bad else line.removeprefix("medmim: ")
+
+
+SERVER_ACTS = store_faults.server_acts(STUDY, MODEL)
+
+
+def healed(place, act):
+    """Upload, let someone change the server, and upload again; return the line and what is missing then."""
+    words, server = commands(place)["sync"], Store(place / "server")
+    first = outcome(words, place / "home", "")
+    SERVER_ACTS[act](server)
+    second = outcome(words, place / "home", "")
+    copies = {run.data.tags.get(ORIGIN) for run in server.runs()}
+    missing = set(Store(place / "home").run_ids()) - copies
+    return [second if first == "works" else first, len(missing)]
 
 
 def finished(home):
@@ -265,7 +302,7 @@ def trainings(home):
 
 def write(table, gone):
     """Write the table, with the acts of an earlier run that were not repeated."""
-    path = Path("docs/results/store_tidying.json")
+    path = RESULTS / "store_tidying.json"
     old = json.loads(path.read_text()) if path.exists() else {"table": {}, "finished_runs_lost": {}}
     table, gone = old["table"] | table, old["finished_runs_lost"] | gone
     cells = [cell for row in table.values() for cell in row.values()]
@@ -291,11 +328,26 @@ def move():
     new = shutil.copytree(old, place / "copied")
     before = contents(old)
     with taken_away(old):
-        found = {name: outcome(words, new, "") for name, words in commands(place, **GRID).items()}
+        answers = commands(place, **GRID) | more_commands(place)
+        found = {name: outcome(words, new, "") for name, words in answers.items()}
     content |= {"commands": found, "old_place_unchanged": contents(old) == before}
-    Path("docs/results/home_moves.json").write_text(json.dumps(content, indent=1) + "\n")
+    (RESULTS / "home_moves.json").write_text(json.dumps(content, indent=1) + "\n")
     sys.stdout.write(json.dumps(content, indent=1) + "\n")
     shutil.rmtree(place)
+
+
+def tidy(act, place):
+    """Do an act on a copy of the home folder and run every command; return the row and the lost runs."""
+    home = place / "work" / "home"
+    shutil.copytree(place / "home", home)
+    before = in_fork(act_on, home, act)
+    if act.startswith("other place"):
+        home = home.rename(place / "work" / "moved")
+    with faults(act, home):
+        row = {name: clean(outcome(words, home, act), place) for name, words in commands(place).items()}
+    gone = in_fork(lost, home, before)
+    shutil.rmtree(place / "work")
+    return row, gone
 
 
 def main():
@@ -303,21 +355,15 @@ def main():
     torch.set_num_threads(1)
     place = Path(tempfile.mkdtemp())
     place.chmod(0o755)
+    os.chdir(place)  # MLflow stores artifacts of a server without a folder of its own in the working folder
     in_fork(lambda: str(prepare(place)))
-    table, gone = {}, {}
-    for act in sys.argv[1:] or ACTS:
-        home = place / "work" / "home"
-        shutil.copytree(place / "home", home)
-        before = in_fork(act_on, home, act)
-        if act.startswith("other place"):
-            home = home.rename(place / "work" / "moved")
-        with faults(act, home):
-            table[act] = {
-                name: clean(outcome(words, home, act), place) for name, words in commands(place).items()
-            }
-        gone[act] = in_fork(lost, home, before)
-        shutil.rmtree(place / "work")
-        write(table, gone)
+    for act in sys.argv[1:] or (*ACTS, *(f"on the server: {name}" for name in SERVER_ACTS)):
+        if act in ACTS:
+            row, gone = tidy(act, place)
+        else:
+            line, gone = in_fork(healed, place, act.removeprefix("on the server: "))
+            row = {"sync": clean(line, place)}
+        write({act: row}, {act: gone})
     shutil.rmtree(place)
 
 

@@ -148,6 +148,15 @@ def test_what_is_wrong_is_one_line_and_an_exit_code(tiny_dataset, home, monkeypa
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize("command", ["models", "runs", "report", "compare", "ui"])
+def test_a_home_that_is_a_file_is_named(command, tmp_path, monkeypatch):
+    (tmp_path / "home").write_text("")
+    monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "home"))
+    result = medmim(command)
+    assert result.exit_code == 2
+    assert said(result).endswith("home': expected a folder, got a file; set MEDMIM_HOME to a folder")
+
+
 @pytest.mark.parametrize("command", [["pretrain"], ["finetune", "segment"]])
 def test_a_missing_dataset_is_told(command, home, tmp_path):
     result = medmim(*command, "--data", tmp_path / "none")

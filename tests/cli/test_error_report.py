@@ -1,3 +1,5 @@
+import pytest
+
 from medmim.cli.error_report import report_error, report_text
 
 
@@ -20,7 +22,7 @@ def test_a_report_contains_types_lines_and_versions_but_no_values():
     text = report_text(caught())
     assert "KeyError" in text
     assert "OSError" in text
-    assert "test_error_report:6 failing" in text
+    assert "test_error_report:8 failing" in text
     assert "torch 2" in text
     assert "SENTINEL" not in text
     assert "/" not in text
@@ -36,7 +38,8 @@ def test_the_line_for_the_user_names_the_report(tmp_path, monkeypatch):
     assert written.stat().st_mode & 0o077 == 0 or written.parent.stat().st_mode & 0o077 == 0
 
 
-def test_an_error_is_reported_where_nothing_can_be_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize("home", ["file", "file/home"])
+def test_an_error_is_reported_where_nothing_can_be_written(home, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / home))
     assert "; please report it (MEDMIM_DEBUG=1" in report_error(caught())

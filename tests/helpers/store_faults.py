@@ -63,6 +63,35 @@ def cases_of(store):
     return store.artifact(store.run(run_of(store, role="cell")), CASES)
 
 
+def experiment_of(store, name):
+    """Return the id of an experiment, which must exist."""
+    return store.client.get_experiment_by_name(name).experiment_id
+
+
+def deleted_and_restored(store):
+    """Delete a run and restore it, as a user does in the UI."""
+    run_id = run_of(store, stage="finetune")
+    store.client.delete_run(run_id)
+    store.client.restore_run(run_id)
+
+
+def server_acts(study, model):
+    """Return acts on a server to which a store with a study and a model was uploaded."""
+    return {
+        "copy deleted": lambda server: server.client.delete_run(run_of(server, stage="finetune")),
+        "copy removed by gc": lambda server: remove_for_good(server, run_of(server, stage="finetune")),
+        "artifacts deleted": lambda server: shutil.rmtree(
+            server.artifact(server.run(run_of(server, stage="finetune")))
+        ),
+        "experiment deleted": lambda server: server.client.delete_experiment(experiment_of(server, study)),
+        "experiment renamed": lambda server: server.client.rename_experiment(
+            experiment_of(server, study), "old"
+        ),
+        "model version deleted": lambda server: server.client.delete_model_version(model, "1"),
+        "model deleted": lambda server: server.client.delete_registered_model(model),
+    }
+
+
 def tidying(study, model):
     """Return acts of users and of `mlflow gc` on a store with a study and two versions of a model."""
     return {
@@ -70,6 +99,7 @@ def tidying(study, model):
         "pretraining deleted": lambda store: store.client.delete_run(run_of(store, stage="pretrain")),
         "pretraining removed by gc": lambda store: remove_for_good(store, run_of(store, stage="pretrain")),
         "fine-tuning deleted": lambda store: store.client.delete_run(run_of(store, stage="finetune")),
+        "fine-tuning deleted and restored": deleted_and_restored,
         "fine-tuning removed by gc": lambda store: remove_for_good(store, run_of(store, arm="scratch")),
         "champion removed by gc": lambda store: remove_for_good(
             store, store.client.get_model_version(model, "1").run_id

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from store_faults import moved, remove_for_good, tidying
+from store_faults import moved, remove_for_good, server_acts, tidying
 
 from medmim.config.study import DIGEST
 from medmim.errors import MedmimError, RunError
@@ -14,7 +14,7 @@ from medmim.stages.ui import pages
 from medmim.tracking.comparison.champion import champion_of, champion_runs
 from medmim.tracking.comparison.runs import CASES, find_runs
 from medmim.tracking.database import uri_of
-from medmim.tracking.mlflow_store import Store
+from medmim.tracking.mlflow_store import ORIGIN, Store
 from medmim.tracking.study_archive import pack
 from medmim.tracking.study_runs import PARENT, runs_of_study
 from medmim.tracking.sync import sync
@@ -54,6 +54,7 @@ def study_store(new_home):
 
 
 ACTS = tidying("quick", MODEL)
+SERVER_ACTS = server_acts("quick", MODEL)
 COMMANDS = {
     "models": lambda store, folder: list_models(store.home),
     "champion": lambda store, folder: champion_runs(store, champion_of(store, MODEL)),
@@ -115,14 +116,22 @@ def test_a_run_that_is_removed_during_a_training_keeps_its_record(store, caplog)
         store.register(model=MODEL, run_id=recorder.run_id, tags={}, alias="challenger")
 
 
-def test_a_deleted_experiment_of_the_server_is_restored(store, new_home):
+@pytest.mark.parametrize("act", SERVER_ACTS)
+def test_what_is_deleted_or_renamed_on_the_server_is_there_again_after_sync(
+    act, study_store, new_home, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("_MLFLOW_SERVER_ARTIFACT_ROOT", raising=False)  # set by servers of other tests
+    monkeypatch.chdir(tmp_path)  # MLflow stores artifacts of a bare database in the working folder
     server = Store(new_home())
-    finished(store, stage="pretrain")
-    sync(store, server.uri)
-    server.client.delete_experiment(server.client.get_experiment_by_name("quick").experiment_id)
-    finished(store, stage="pretrain")
-    assert sync(store, uri_of(server.home / "mlflow.db")).new_runs == 1
-    assert len(server.runs()) == 2
+    sync(study_store, server.uri)
+    SERVER_ACTS[act](server)
+    sync(study_store, uri_of(server.home / "mlflow.db"))
+    copies = server.runs()
+    assert sorted(run.data.tags[ORIGIN] for run in copies) == sorted(study_store.run_ids())
+    assert all(server.artifact(run, CASES).is_file() for run in copies if "seed" in run.data.tags)
+    versions = server.client.search_model_versions(f"name = '{MODEL}'")
+    trained = {run.info.run_id for run in copies if run.data.tags.get("role") == "cell"}
+    assert {version.run_id for version in versions} >= trained
 
 
 def test_the_newest_run_is_the_last_one_even_if_the_clock_was_set_back(store):

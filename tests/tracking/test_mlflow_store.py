@@ -135,7 +135,7 @@ def test_an_unknown_run_is_an_error(store):
 
 def test_a_missing_artifact_is_an_error(store):
     recorder = begin(store)
-    with pytest.raises(RunError, match=r"has no artifact 'cases\.jsonl': it may not have finished"):
+    with pytest.raises(RunError, match=r"\(running\) has no artifact 'cases\.jsonl': restore it"):
         store.read_text(store.run(recorder.run_id), "cases.jsonl")
 
 

@@ -13,7 +13,7 @@ from medmim.config.yaml_settings import parse_yaml
 from medmim.data.dataset.contamination import CERTIFICATE, UNKNOWN, verdict_of
 from medmim.errors import RunError
 from medmim.text_formats import parse_json
-from medmim.tracking.mlflow_store import FINISHED, ORIGIN, Store
+from medmim.tracking.mlflow_store import FINISHED, ORIGIN, RESTORE, Store
 from medmim.training.evaluation.segmentation_metrics import SEGMENTATION_METRICS
 
 CASES = "cases.jsonl"
@@ -156,9 +156,7 @@ def _rows(
     try:
         return tuple(parse_json(line) for line in ([text] if whole else text.splitlines()))
     except ValueError as error:
-        raise RunError(
-            f"run {run.info.run_id}: its artifact '{name}' is damaged: restore the file, or delete the run"
-        ) from error
+        raise RunError(f"run {run.info.run_id}: its artifact '{name}' is damaged: {RESTORE}") from error
 
 
 def _recorded(run: Run, scores: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
