@@ -1,9 +1,10 @@
 """Measure commands on a store of few runs and on one of thousands that belong to other studies.
 
-python -m tests.benchmarks.store_growth [RUNS ...]
+PYTHONPATH=tests/helpers python -m tests.benchmarks.store_growth [RUNS]
 
-Writes docs/results/store_growth.json: processor seconds on each store, and the ratio to the small one. Steps
-run in one process (median of three); commands run as the user starts them (median of two).
+Writes docs/results/store_growth.json: processor seconds on each store, medians of runs that alternate between
+the two, and their ratio. Steps run in one process (the parts of commands that ask the store); commands run as
+the user starts them, trainings with one step.
 """
 
 import json
@@ -18,6 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
+import nibabel
+import numpy as np
+import tiny
+
 from medmim.config.study import DIGEST
 from medmim.stages.compare import compare_study, newest_study
 from medmim.stages.model_lookup import find_model
@@ -30,7 +35,10 @@ from medmim.tracking.study_runs import StudyRuns
 
 TAGS = {"dataset_hash": "d", "dataset": "scans", "split_hash": "s", "task": "segment", "labelled": "3"}
 FEW, PER_STUDY, PER_MODEL, POINTS = 5, 20, 200, 50
-REPEATS, COMMAND_REPEATS = 3, 2
+REPEATS = 9
+QUICK, SLOW = 7, 2  # repeats of commands without and with PyTorch
+WITHOUT_TORCH = ("models", "runs", "report", "clean")
+TRAINING = (*tiny.TINY_WORDS, "--steps", "1", "--set", "num_evaluations=1")
 
 
 def few_runs(home):
@@ -121,60 +129,94 @@ STEPS = {
     "register a model": register,
     "ui: addresses": lambda home: pages(home, port=5000),
 }
-COMMANDS = (("models",), ("runs",), ("runs", "--sort", "score"), ("report",), ("compare", "--study", "quick"))
 
 
-def step_seconds(home):
-    """Return the processor seconds of each step, the median of some repeats."""
-    found = {}
-    for name, step in STEPS.items():
-        spent = []
-        for _ in range(REPEATS + 1):
-            begun = time.process_time()
-            step(home)
-            spent.append(time.process_time() - begun)
-        found[name] = statistics.median(spent[1:])
+def commands(place):
+    """Return the words of commands; each is run on both stores alike."""
+    data = ("--data", str(place / "scans"))
+    return (
+        ("models",),
+        ("runs",),
+        ("runs", "--sort", "score"),
+        ("report",),
+        ("clean",),
+        ("compare", "--study", "quick"),
+        ("pack", "quick", "--out", str(place / "quick.zip")),
+        ("pretrain", *data, *TRAINING),
+        ("finetune", "segment", *data, *TRAINING),
+        ("predict", str(place / "scan.nii.gz"), "--model", "tiny-segment", "--out", str(place / "predicted")),
+        ("doctor", *data),
+    )
+
+
+def step_seconds(step, home):
+    """Return the processor seconds of a step in this process."""
+    begun = time.process_time()
+    step(home)
+    return time.process_time() - begun
+
+
+def command_seconds(words, home):
+    """Return the processor seconds of a command with all its imports."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "MEDMIM_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "medmim", *words]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(command, env=environment, check=words[0] != "doctor", **quiet)  # it may find a full disk
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def row(name, measure, homes, repeats):
+    """Measure on both stores in turn."""
+    spent = [[measure(home) for home in homes] for _ in range(repeats)]
+    small, large = (statistics.median(column) for column in zip(*spent, strict=True))
+    found = {
+        "command": name,
+        "few": round(small, 3),
+        "many": round(large, 3),
+        "ratio": round(large / small, 2),
+    }
+    sys.stdout.write(f"{found}\n")
+    sys.stdout.flush()
     return found
 
 
-def command_seconds(home):
-    """Return the processor seconds of each command with all its imports."""
-    found = {}
-    for words in COMMANDS:
-        spent = []
-        for _ in range(COMMAND_REPEATS + 1):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run(
-                [sys.executable, "-m", "medmim", *words],
-                env={**os.environ, "MEDMIM_HOME": str(home)},
-                stdout=subprocess.DEVNULL,
-                check=True,
-            )
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        found[" ".join(("medmim", *words))] = statistics.median(spent[1:])
-    return found
+def prepare(place, count):
+    """Make data and the two stores below a folder; return their home folders."""
+    tiny.make_dataset(place / "scans", patients=10)
+    image = tiny.blob(np.random.default_rng(0), tiny.SHAPE)[0]
+    nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), place / "scan.nii.gz")
+    small, large = place / "small", place / "large"
+    few_runs(small)
+    for words in commands(place)[7:9]:  # a pretraining, and a model from it
+        command_seconds(words, small)
+    shutil.copytree(small, large)
+    many_runs(Store(large), count)
+    return small, large
 
 
-def main(*counts):
-    """Measure the small store and one of each size, and write the table."""
-    table = {}
-    for count in (0, *map(int, counts or (3000, 10000))):
-        home = Path(tempfile.mkdtemp())
-        store = few_runs(home)
-        if count:
-            many_runs(store, count)
-        table[count] = step_seconds(home) | command_seconds(home)
-        shutil.rmtree(home)
-    small = table.pop(0)
+def main(count=10000):
+    """Measure the two stores and write the table."""
+    place = Path(tempfile.mkdtemp())
+    homes = prepare(place, int(count))
+    sizes = [len(Store(home, reading=True).run_ids()) for home in homes]
     rows = [
-        {"command": name, f"runs_{FEW}": round(small[name], 3)}
-        | {f"runs_{FEW + count}": round(found[name], 3) for count, found in table.items()}
-        | {f"ratio_{FEW + count}": round(found[name] / small[name], 2) for count, found in table.items()}
-        for name in small
+        row(name, lambda home, step=step: step_seconds(step, home), homes, REPEATS)
+        for name, step in STEPS.items()
     ]
-    Path("docs/results/store_growth.json").write_text(json.dumps(rows, indent=1) + "\n")
-    sys.stdout.write("\n".join(" ".join(map(str, row.values())) for row in rows) + "\n")
+    rows += [
+        row(
+            f"medmim {' '.join(words[:1] if '--data' in words or '--out' in words else words)}",
+            lambda home, words=words: command_seconds(words, home),
+            homes,
+            QUICK if words[0] in WITHOUT_TORCH else SLOW,
+        )
+        for words in commands(place)
+    ]
+    content = {"runs": dict(zip(("few", "many"), sizes, strict=True)), "rows": rows}
+    Path("docs/results/store_growth.json").write_text(json.dumps(content, indent=1) + "\n")
+    shutil.rmtree(place)
 
 
 if __name__ == "__main__":
