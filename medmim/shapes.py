@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
@@ -82,3 +83,16 @@ def require_whole_cells(cell: Size, step: Size, *, of: str) -> None:
             f"mask cell of {'×'.join(map(str, cell))} voxels: expected a multiple of {of} "
             f"{'×'.join(map(str, step))}; use --cell {','.join(map(str, nearest))}"
         )
+
+
+def require_tensors(images: object, hidden: object) -> None:
+    """Check images and masks, which in a loop of one's own may be arrays or masks of numbers.
+
+    Raises:
+        TypeError: unless images are a floating-point tensor and the mask is a Boolean one.
+    """
+    for name, value, kind in (("images", images, "floating-point"), ("hidden", hidden, "Boolean")):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}: expected a {kind} tensor, got {type(value).__name__}")
+        if not (value.dtype == torch.bool if name == "hidden" else value.is_floating_point()):
+            raise TypeError(f"{name}: expected a {kind} tensor, got one of {value.dtype}")

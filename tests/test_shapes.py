@@ -1,11 +1,13 @@
 """Sizes: how they are given, when they fit, what is said when they do not."""
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medmim.errors import ShapeError
-from medmim.shapes import as_size, grid_of, round_up
+from medmim.shapes import as_size, grid_of, require_tensors, round_up
 
 
 @pytest.mark.parametrize(
@@ -75,3 +77,25 @@ def test_rounding_up_gives_the_smallest_multiple(pairs):
     for length, step, result in zip(space, multiple, round_up(space, multiple), strict=True):
         assert result % step == 0
         assert length <= result < length + step
+
+
+@pytest.mark.parametrize(
+    ("images", "hidden", "message"),
+    [
+        (
+            np.zeros((1, 1, 4, 4)),
+            torch.ones(1, 2, 2).bool(),
+            "images: expected a floating-point tensor, got ndarray",
+        ),
+        (torch.ones(1, 1, 4, 4).int(), torch.ones(1, 2, 2).bool(), "images: .* got one of torch.int32"),
+        (
+            torch.ones(1, 1, 4, 4),
+            torch.ones(1, 2, 2),
+            "hidden: expected a Boolean tensor, got one of torch.float32",
+        ),
+    ],
+    ids=["array", "integers", "weights"],
+)
+def test_other_inputs_than_images_and_a_boolean_mask_are_named(images, hidden, message):
+    with pytest.raises(TypeError, match=message):
+        require_tensors(images, hidden)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medmim.encoders import Encoder
 from medmim.errors import ShapeError
 from medmim.methods.targets import Target
-from medmim.shapes import Hidden, Images, Scalar, Size, grid_of
+from medmim.shapes import Hidden, Images, Scalar, Size, grid_of, require_tensors
 
 Values = Float[Tensor, "places values"]
 
@@ -90,19 +90,6 @@ def generators_of(hidden: Hidden) -> list[torch.Generator]:
     the rest of the batch.
     """
     return [torch.Generator().manual_seed(crc32(sample.cpu().numpy().tobytes())) for sample in hidden]
-
-
-def require_tensors(images: object, hidden: object) -> None:
-    """Check the inputs of a method, which in a loop of one's own may be arrays or masks of numbers.
-
-    Raises:
-        TypeError: unless images are a floating-point tensor and the mask is a Boolean one.
-    """
-    for name, value, kind in (("images", images, "floating-point"), ("hidden", hidden, "Boolean")):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a {kind} tensor, got {type(value).__name__}")
-        if not (value.dtype == torch.bool if name == "hidden" else value.is_floating_point()):
-            raise TypeError(f"{name}: expected a {kind} tensor, got one of {value.dtype}")
 
 
 def require_grid(images: Images, hidden: Hidden, cell: Size) -> None:

@@ -8,7 +8,6 @@ that nothing reads.
 import copy
 from inspect import signature
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,7 +15,6 @@ from medmim.encoders import build_encoder
 from medmim.errors import MedmimError, ShapeError, UsageError
 from medmim.masks import MASKS, build_mask
 from medmim.methods import METHODS, ON_PATCHES, Step, build_method
-from medmim.methods.base import require_tensors
 from medmim.methods.ema_teacher import EMATeacher
 from medmim.methods.mask_any_net import Supervision
 from medmim.methods.reconstruction import TARGETS
@@ -436,25 +434,3 @@ def test_unknown_methods_are_rejected_with_the_nearest_name():
 def test_one_number_is_the_cell_along_every_axis():
     encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=(4, 8))
     assert build_method("spark", encoder=encoder, spatial_dims=2, cell=4).target.cell == (4, 4)
-
-
-@pytest.mark.parametrize(
-    ("images", "hidden", "message"),
-    [
-        (
-            np.zeros((1, 1, 4, 4)),
-            torch.ones(1, 2, 2).bool(),
-            "images: expected a floating-point tensor, got ndarray",
-        ),
-        (torch.ones(1, 1, 4, 4).int(), torch.ones(1, 2, 2).bool(), "images: .* got one of torch.int32"),
-        (
-            torch.ones(1, 1, 4, 4),
-            torch.ones(1, 2, 2),
-            "hidden: expected a Boolean tensor, got one of torch.float32",
-        ),
-    ],
-    ids=["array", "integers", "weights"],
-)
-def test_other_inputs_than_images_and_a_boolean_mask_are_named(images, hidden, message):
-    with pytest.raises(TypeError, match=message):
-        require_tensors(images, hidden)

@@ -90,7 +90,7 @@ def folds(subjects: Iterable[str], folds: int = 5) -> dict[str, int]:
     if not 2 <= folds <= len(ranked):
         raise DataError(
             f"{counted(folds, 'fold')} of {counted(len(ranked), 'subject')}: expected at least 2 folds and "
-            "a subject for each; use fewer folds or ingest more subjects",
+            "a subject for each; ingest more subjects",
             reason="too_few_subjects",
         )
     return {subject: rank % folds for rank, subject in enumerate(ranked)}

@@ -23,7 +23,7 @@ from medmim.encoders.packed import norm_and_pool, ops
 from medmim.encoders.packed.cells import ADVICE, CellLayout, PackedCells, cut, paste
 from medmim.encoders.packed.conv import conv
 from medmim.errors import ShapeError
-from medmim.shapes import Hidden, Images
+from medmim.shapes import Hidden, Images, require_tensors
 
 
 class Packed(PackedCells):
@@ -72,7 +72,9 @@ def pack(images: Images, hidden: Hidden) -> Packed:
     Raises:
         ShapeError: if the numbers of samples differ, the grid does not divide the image, or a sample has no
             visible cell.
+        TypeError: unless images are a floating-point tensor and the mask is a Boolean one.
     """
+    require_tensors(images, hidden)
     if images.shape[0] != hidden.shape[0]:
         raise ShapeError(f"expected one mask per sample, got {hidden.shape[0]} for {images.shape[0]} images")
     space, grid = tuple(images.shape[2:]), tuple(hidden.shape[1:])
