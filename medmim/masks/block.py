@@ -19,8 +19,7 @@ from torch import Tensor
 
 from medmim.errors import UsageError
 from medmim.masks.base import Mask
-from medmim.masks.box_shapes import inside
-from medmim.masks.sampling import MaskRequest
+from medmim.masks.sampling import MaskRequest, inside
 from medmim.shapes import Ranks
 
 _ATTEMPTS = 10  # per box, as in BEiT's code

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medmim.masks.base import Mask
-from medmim.masks.box_shapes import one_box
-from medmim.masks.sampling import MaskRequest
+from medmim.masks.sampling import MaskRequest, one_box
 from medmim.shapes import Ranks
 
 

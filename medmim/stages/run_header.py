@@ -63,7 +63,7 @@ def network_lines(
     import torch
 
     from medmim.data.loading.preprocessing_plan import voxel_mm
-    from medmim.masks.cell_size import cell_words
+    from medmim.masks.base import cell_words
     from medmim.training.precision import precision_for
 
     patients = len(_patients(volumes))
@@ -117,7 +117,7 @@ def view_lines(pretraining: Mapping[str, Any], plan: PreprocessingPlan) -> list[
 
 def cell_lines(cell: Size, voxel_mm: Sequence[float] | None) -> list[str]:
     """Return the size of mask cells, and a warning for cells much longer along one axis."""
-    from medmim.masks.cell_size import cell_words
+    from medmim.masks.base import cell_words
 
     lines = [f"mask cells of {cell_words(cell, voxel_mm)}"]
     lengths = [count * step for count, step in zip(cell, voxel_mm or (), strict=False)]

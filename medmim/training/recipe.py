@@ -17,8 +17,7 @@ from torch import nn
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings, RunSettings
 from medmim.data.dataset.manifest import VolumeRecord
-from medmim.data.loading.preprocessing_plan import Dims
-from medmim.data.loading.training_facts import TrainingFacts, facts_of
+from medmim.data.loading.preprocessing_plan import Dims, TrainingFacts, facts_of
 from medmim.encoders import build_encoder
 from medmim.encoders.resenc import SIZES
 from medmim.heads import build_head

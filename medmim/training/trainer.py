@@ -20,14 +20,13 @@ from medmim.data.loading.patches import PatchDataset, SampleRange, batches
 from medmim.data.loading.worker_failures import named_failures
 from medmim.encoders.batch_norm import sync_batch_norms
 from medmim.errors import RunError
-from medmim.training.budget import Budget
+from medmim.training.budget import Budget, Schedule
 from medmim.training.callbacks import Log, LossLogger, ProgressBar, StepSeeding, ValidationCallback
 from medmim.training.memory_saving import Compile, apply_memory_options
 from medmim.training.nonfinite import FiniteGuard
 from medmim.training.precision import compute_small_maps_exactly, precision_for
 from medmim.training.resume.autosave import Checkpoints, StopBeforeEvaluation
 from medmim.training.resume.states import StateIO, read_state, refuse_foreign, verified_state
-from medmim.training.schedule import Schedule
 
 
 @dataclass(frozen=True)

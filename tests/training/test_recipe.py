@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings
-from medmim.data.loading.training_facts import TrainingFacts
+from medmim.data.loading.preprocessing_plan import TrainingFacts
 from medmim.training.cost import MACHINES
 from medmim.training.recipe import memory_of, recipe, with_recipe
 

@@ -20,8 +20,7 @@ from monai.transforms.transform import Randomizable
 
 from medmim.data.loading.mirroring import RandMirror
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
-from medmim.data.loading.random_resized_crop import RandomResizedCrop
-from medmim.data.loading.transforms import PadTo, PickSlice, Sample
+from medmim.data.loading.transforms import PadTo, PickSlice, RandomResizedCrop, Sample
 
 _KEYS = ["image"]
 _MIN_SHARE = 0.4  # smallest share of an image in a view, so that most pairs of views overlap

@@ -24,11 +24,13 @@ from medmim.data.loading.augmentation import PRESETS, Augmentation, intensity_ch
 from medmim.data.loading.mirroring import RandMirror
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
-from medmim.data.loading.random_resized_crop import RandomResizedCrop
-from medmim.data.loading.transforms import PLACES, PadTo, PickSlice, Sample
+from medmim.data.loading.transforms import PLACES, PadTo, PickSlice, RandomResizedCrop, Sample
 from medmim.data.loading.worker_failures import WorkerLog, leave_signals_to_the_trainer
 from medmim.randomness import numpy_stream, stream_seed
 
+CLASSIFICATION_AUGMENTATION = PRESETS["light"].model_copy(
+    update={"rotation": 0.8, "scaling": 0.8, "gamma": 0.3, "blur": 0.0, "moving": 0.8, "move": 0.08}
+)
 Targets = Callable[[VolumeRecord, PreprocessedVolume], Mapping[str, Any]]
 
 
@@ -202,3 +204,23 @@ def _plain(value: Tensor) -> Tensor:
     """Return a contiguous copy without MONAI's metadata."""
     tensor: Tensor = value.as_tensor() if hasattr(value, "as_tensor") else value
     return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def classification_patches(
+    plan: PreprocessingPlan, augmentation: Augmentation = CLASSIFICATION_AUGMENTATION
+) -> Compose:
+    """Return samples for classification: the image or, in 2D, a random slice of it, mirrored and augmented.
+
+    With the field of view `whole`, images already have the size of the plan and are not cropped, because the
+    class may depend on any part of the image.
+    """
+    keys = ["image"]
+    return Compose(
+        [
+            *([PickSlice(keys, foreground=0.0)] if plan.dims == 2 else []),
+            PadTo(keys, plan.size),
+            RandAffineCrop(keys, plan.size, foreground=None, augmentation=augmentation),
+            RandMirror(keys, plan.mirror_axes),
+            *intensity_changes(augmentation, plan.dims),
+        ]
+    )

@@ -26,7 +26,7 @@ from medmim.data.loading.preprocessing_plan import Dims, PreprocessingPlan, plan
 from medmim.encoders import Encoder
 from medmim.errors import UsageError
 from medmim.masks import build_mask, hidden_count
-from medmim.masks.cell_size import cell_in_voxels, cell_words
+from medmim.masks.base import cell_in_voxels, cell_words
 from medmim.methods import ON_PATCHES, Method, build_method
 from medmim.methods.mask_any_net import Kind, Supervision
 from medmim.randomness import stream_seed

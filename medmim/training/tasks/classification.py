@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.augmentation import load_augmentation
-from medmim.data.loading.classification_samples import DEFAULT, classification_patches
 from medmim.data.loading.finite_checks import finite
+from medmim.data.loading.patches import CLASSIFICATION_AUGMENTATION, classification_patches
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, View
 from medmim.encoders import Encoder
@@ -96,7 +96,9 @@ class WholeImageTask(Task):
         def targets(volume: VolumeRecord, prepared: PreprocessedVolume) -> Mapping[str, Tensor]:
             return {"target": self.target(volume, context.names)}
 
-        patches = classification_patches(context.plan, load_augmentation(augment) if augment else DEFAULT)
+        patches = classification_patches(
+            context.plan, load_augmentation(augment) if augment else CLASSIFICATION_AUGMENTATION
+        )
         return TrainingSamples(patches, targets=targets, weights=self.sampling_weights(train))
 
     def evaluate(self, network: nn.Module, cases: Cases, context: EvaluationContext, *, final: bool) -> Rows:

@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for, slice_axis, voxel_mm
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, facts_of, plan_for, slice_axis, voxel_mm
 from medmim.errors import DataError, ShapeError
 
 
@@ -158,3 +158,18 @@ def test_voxels_follow_the_orientation_of_their_volume():
 def test_pictures_without_a_scale_have_no_size_in_mm():
     volumes = [row((64, 64, 1)), row((64, 64, 1)).model_copy(update={"flags": {"spacing": "unknown"}})]
     assert voxel_mm(volumes, plan_for(volumes, dims=2, size=None)) is None
+
+
+def test_facts_follow_the_axes_of_the_body_not_of_the_file() -> None:
+    """A volume stored as superior, left, posterior is described as right, anterior, superior."""
+    facts = facts_of([tiny.row(shape=(20, 30, 40), orientation="SLP", spacing=(3.0, 1.0, 2.0))], dims=3)
+    assert facts.shape == (30, 40, 20)
+    assert facts.spacing_mm == (1.0, 2.0, 3.0)
+
+
+def test_a_slice_has_the_two_axes_of_smaller_spacing_whatever_the_orientation_of_a_volume() -> None:
+    """Sagittal and axial volumes are both described by their slices."""
+    axial = tiny.row(shape=(30, 40, 5), spacing=(1.0, 1.0, 6.0))
+    sagittal = tiny.row(shape=(5, 30, 40), spacing=(6.0, 1.0, 1.0))
+    facts = facts_of([axial, sagittal], dims=2)
+    assert (facts.shape, facts.spacing_mm) == ((30, 40), (1.0, 1.0))

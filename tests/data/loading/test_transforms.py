@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from medmim.data.loading.random_resized_crop import RandomResizedCrop
+from medmim.data.loading.transforms import RandomResizedCrop
 
 
 def crop(size, scale, seed=0):
