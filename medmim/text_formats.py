@@ -30,12 +30,16 @@ def natural_order(name: str) -> list[str | int]:
     return [int(part) if number % 2 else part for number, part in enumerate(parts)]
 
 
-def parse_csv(text: str, *, delimiter: str = ",") -> tuple[Sequence[str], list[dict[str, str]]]:
+def parse_csv(text: str, *, delimiters: str = ",") -> tuple[Sequence[str], list[dict[str, str]]]:
     """Parse CSV; return its columns and its rows.
+
+    Args:
+        delimiters: of these, the one that is most frequent in the first line separates the fields.
 
     Raises:
         ValueError: for fields that are too long, and for characters that CSV cannot contain.
     """
+    delimiter = max(delimiters, key=text.partition("\n")[0].count)
     reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
     try:
         columns, rows = list(reader.fieldnames or ()), list(reader)

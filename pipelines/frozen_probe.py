@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.dataset.partition import partition
+from medmim.data.dataset.splits import partition
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import plan_for
 from medmim.data.loading.probe_images import ProbeImages, build_probe_images

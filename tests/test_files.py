@@ -69,10 +69,10 @@ def test_a_failed_write_keeps_the_old_file_and_no_temporary_file(step, target, m
 
 def test_an_interrupted_write_leaves_no_temporary_file(target, monkeypatch):
     def interrupted(*_args):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("stop")
 
     monkeypatch.setattr(Path, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="stop"):
         files.write_text(target, "new")
     assert list(target.parent.iterdir()) == []
 

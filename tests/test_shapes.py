@@ -41,7 +41,7 @@ def test_the_sizes_that_a_message_offers_do_fit(pairs):
     space, cell = zip(*pairs, strict=True)
     if all(n % step == 0 for n, step in pairs):
         return
-    with pytest.raises(ShapeError) as refused:
+    with pytest.raises(ShapeError, match="--size ") as refused:
         grid_of(space, cell)
     words = str(refused.value).split("--size ")[1].split(", or")[0]
     for offer in words.split(" or "):

@@ -16,7 +16,7 @@ def test_json_is_parsed():
 
 
 def test_csv_is_parsed_with_its_columns():
-    assert parse_csv("file;patient\na;b\n", delimiter=";") == (
+    assert parse_csv("file;patient\na;b\n", delimiters=",;") == (
         ["file", "patient"],
         [{"file": "a", "patient": "b"}],
     )

@@ -66,7 +66,7 @@ def next_control(
 def _is_default_encoder(settings: FinetuneSettings, used: Mapping[str, Any]) -> bool:
     """Return whether training from scratch would use the encoder of these weights by itself."""
     from medmim.data.dataset.manifest import read_dataset
-    from medmim.data.dataset.partition import partition
+    from medmim.data.dataset.splits import partition
     from medmim.training.recipe import with_recipe
 
     volumes = partition(read_dataset(settings.data), fold=settings.fold).train

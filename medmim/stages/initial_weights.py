@@ -22,7 +22,7 @@ from medmim.data.dataset.contamination import (
     seen_patients_of,
 )
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
-from medmim.data.dataset.partition import Partition, patient_digest
+from medmim.data.dataset.splits import Partition, patient_digest
 from medmim.encoders import Encoder, build_encoder
 from medmim.encoders.families import FAMILIES
 from medmim.encoders.nnunet_weights import residual_encoder

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from medmim import __version__, files
+from medmim import files
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.formats.thumbnails import CLASS_COLOURS, thumbnail
 from medmim.data.ingest.checks import warning_text
 from medmim.data.ingest.context import READ_LIMITS, Progress
 from medmim.data.sandbox.sandbox import Answer, Sandbox
 from medmim.operating_system import usable_cores
+from medmim.pages import render_page
 
 _TEMPLATE = Path(__file__).with_name("inspect_page.html")
 # largest number of volumes, edge of a plane's picture in pixels, JPEG quality
@@ -80,13 +79,13 @@ def inspect(
     with Sandbox(workers or usable_cores(), [thumbnail.__module__]) as sandbox:
         answers = sandbox.run_each(thumbnail, tasks, limits=READ_LIMITS, on_done=on_done) if tasks else []
     target = page or root / "inspect.html"
-    content = render_page(dataset, answers, edge=edge)
+    content = inspection_page(dataset, answers, edge=edge)
     files.write_text(target, content)
     drawn = sum(bool(answer.value and answer.value["jpeg"]) for answer in answers)
     return InspectResult(target, len(dataset.volumes), drawn, len(content.encode()))
 
 
-def render_page(dataset: Dataset, answers: Sequence[Answer], *, edge: int) -> str:
+def inspection_page(dataset: Dataset, answers: Sequence[Answer], *, edge: int) -> str:
     """Return the page as HTML; the table of volumes is drawn from JSON by a script in the page."""
     ledger = files.read_jsonl(dataset.root / "ledger.jsonl")
     outcomes = Counter((row["fate"], row["reason"]) for row in ledger)
@@ -94,10 +93,9 @@ def render_page(dataset: Dataset, answers: Sequence[Answer], *, edge: int) -> st
         {**_row_of(volume), **(answer.value or {"failed": answer.reason})}
         for volume, answer in zip(dataset.volumes, answers, strict=True)
     ]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    return render_page(
+        _TEMPLATE,
         info=dataset.info,
-        version=__version__,
         counts=_counts_of(dataset),
         warnings=[
             (len(one.get("splits", ())) > 1, warning_text(one))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mlflow.entities import Run
 
-from medmim.data.dataset.partition import FOLDS
+from medmim.data.dataset.splits import FOLDS
 from medmim.errors import RunError, counted
 from medmim.stages.initial_weights import CANDIDATE, CONTROL, FAILED, weights_of
 from medmim.stages.store_filters import ModelFilter, RunFilter

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medmim.config.runs import FinetuneSettings, RunSettings
 from medmim.data.dataset.manifest import THIN, VolumeRecord, read_dataset
-from medmim.data.dataset.partition import partition
+from medmim.data.dataset.splits import partition
 from medmim.errors import DataError, UsageError, counted
 
 if TYPE_CHECKING:

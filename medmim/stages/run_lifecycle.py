@@ -17,7 +17,7 @@ from medmim import __version__, files
 from medmim.config.runs import FinetuneSettings, RunSettings
 from medmim.data.dataset.contamination import seen_patients_of, write_seen_patients
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
-from medmim.data.dataset.partition import Partition
+from medmim.data.dataset.splits import Partition
 from medmim.data.loading.disk_cache import PREPARED, DiskCache
 from medmim.data.loading.patches import PatchDataset
 from medmim.data.loading.preprocess import VolumeLoader

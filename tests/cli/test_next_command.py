@@ -10,7 +10,7 @@ from medmim.cli.next_command import next_control, next_finetuning
 from medmim.cli.options import print_result
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.dataset.partition import partition
+from medmim.data.dataset.splits import partition
 from medmim.training.recipe import with_recipe
 
 

@@ -8,7 +8,7 @@ import torch
 from frozen_probe import probe
 
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.dataset.partition import partition
+from medmim.data.dataset.splits import partition
 from medmim.errors import DataError
 
 RESNET = {"encoder": "resnet18", "encoder_options": {"widths": [4, 4, 6, 8]}, "size": 32, "seed": 0}

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import BoxRecord, DatasetInfo, read_dataset, write_dataset
-from medmim.data.dataset.partition import patient_digest
+from medmim.data.dataset.splits import patient_digest
 from medmim.encoders import build_encoder
 from medmim.errors import DataError, TransferError, UsageError
 from medmim.heads import build_head

@@ -4,7 +4,7 @@ import tiny
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.contamination import SeenPatients
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.dataset.partition import patient_digest
+from medmim.data.dataset.splits import patient_digest
 from medmim.errors import RunError
 from medmim.stages.initial_weights import InitialWeights, initial_weights_of
 from medmim.tracking.mlflow_store import ORIGIN, Store

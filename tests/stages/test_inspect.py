@@ -15,7 +15,7 @@ from medmim.cli import main
 from medmim.data.dataset.manifest import DatasetInfo, LedgerRow, read_dataset, write_dataset
 from medmim.data.formats.thumbnails import BINS
 from medmim.data.sandbox.sandbox import Answer
-from medmim.stages.inspect import inspect, render_page
+from medmim.stages.inspect import inspect, inspection_page
 
 
 def data_of(page: Path) -> dict:
@@ -50,7 +50,7 @@ def test_text_in_the_dataset_is_escaped(tmp_path):
     root = tmp_path / "data"
     info = DatasetInfo(name="</script><script>alert(1)</script>", label_names={1: "<b>"})
     write_dataset(root, info, [tiny.row()], [LedgerRow(number=0, file="f", fate="skipped", reason="<i>&")])
-    page = render_page(read_dataset(root), [Answer(reason="<u>")], edge=8)
+    page = inspection_page(read_dataset(root), [Answer(reason="<u>")], edge=8)
     assert page.count("</script>") == 1
     assert "<i>" not in page
     assert "<u>" not in page

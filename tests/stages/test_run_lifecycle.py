@@ -18,10 +18,10 @@ def test_a_run_always_ends(error, status):
     def work():
         with managed_run(recorder):
             if error:
-                raise error
+                raise error("broken")
 
     if error:
-        with pytest.raises(error):
+        with pytest.raises(error, match="broken"):
             work()
     else:
         work()

@@ -41,7 +41,7 @@ def test_accumulated_steps_resume_exactly(training):
     words = {"accumulate": 3, "checkpoint_every_steps": 1}
     whole, broken = training("whole", **words), training("broken", **words)
     _, weights = whole.run()
-    with pytest.raises(StopHereError):
+    with pytest.raises(StopHereError, match="power cut"):
         broken.run(stop_at=4)
     assert equal(broken.run(resume=True)[1], weights)
 

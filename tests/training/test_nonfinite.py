@@ -72,7 +72,7 @@ PLACES = {
 def test_a_non_finite_value_stops_the_run_and_is_named(training, place):
     made = training(checkpoint_every_steps=1)
     module = planted(made.module(), place, {3})
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(RunError, match=r"^step 4: ") as caught:
         made.run(module=module)
     message, ids = str(caught.value), volumes_of(made, 3)
     named = ids[1] if place == "voxel" else ", ".join(ids)

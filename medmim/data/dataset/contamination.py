@@ -12,8 +12,8 @@ from typing import Any
 from medmim import files
 from medmim.data.dataset.channels import channels_of
 from medmim.data.dataset.manifest import VolumeRecord
-from medmim.data.dataset.partition import patient_digest
 from medmim.data.dataset.perceptual_hash import similar_pairs
+from medmim.data.dataset.splits import patient_digest
 from medmim.errors import counted
 from medmim.text_formats import parse_json
 

@@ -106,7 +106,7 @@ def read_subject_table(path: Path) -> dict[str, str]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        names, rows = parse_csv(text, delimiter=max(",;\t", key=text.partition("\n")[0].count))
+        names, rows = parse_csv(text, delimiters=",;\t")
     except (OSError, ValueError) as error:
         raise UsageError(f"--subjects '{path}' cannot be read: expected a CSV file in UTF-8") from error
     columns = {str(name).strip().lower(): str(name) for name in names}

@@ -83,7 +83,7 @@ def _from_json(content: Any, fold: int) -> list[tuple[str, Split]]:
 
 
 def _from_csv(text: str, fold: int) -> list[tuple[str, Split]]:
-    names, rows = parse_csv(text, delimiter=max(",;\t", key=text.partition("\n")[0].count))
+    names, rows = parse_csv(text, delimiters=",;\t")
     columns = {str(name).strip().lower(): str(name) for name in names}
     name = next(columns[key] for key in (*_NAME_KEYS, "filename", "patientid") if key in columns)
     if "split" not in columns:

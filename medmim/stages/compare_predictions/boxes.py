@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medmim.data.dataset.partition import patient_digest
+from medmim.data.dataset.splits import patient_digest
 from medmim.data.formats.file_types import open_regular
 from medmim.data.ingest.layout_rules import SubjectRule
 from medmim.errors import DataError, UsageError, counted

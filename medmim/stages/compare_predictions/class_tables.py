@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from medmim.data.dataset.partition import patient_digest
+from medmim.data.dataset.splits import patient_digest
 from medmim.data.formats.annotation_files import decode_text
 from medmim.data.formats.file_types import open_regular
 from medmim.data.ingest.layout_rules import SubjectRule
@@ -23,8 +23,7 @@ from medmim.stages.compare_predictions.cases import (
     unmatched_images,
 )
 from medmim.text_formats import parse_csv
-from medmim.training.evaluation.calibration import calibration_curve
-from medmim.training.evaluation.classification_metrics import arrays, grades_of
+from medmim.training.evaluation.classification_metrics import arrays, calibration_curve, grades_of
 
 IMAGE_COLUMNS = ("image", "file", "case", "id")
 GRADE = "grade"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medmim.data.dataset.partition import patient_digest
+from medmim.data.dataset.splits import patient_digest
 from medmim.data.ingest.layout_rules import SubjectRule
 from medmim.errors import DataError, UsageError
 from medmim.stages.compare_predictions.cases import (

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from medmim.data.dataset.partition import patient_digest
+from medmim.data.dataset.splits import patient_digest
 from medmim.data.ingest.layout_rules import SubjectRule
 from medmim.errors import DataError, UsageError
 from medmim.stages.compare_predictions.cases import (

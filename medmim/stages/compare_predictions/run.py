@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medmim.data.dataset.manifest import digest_of
-from medmim.data.dataset.partition import patient_digest
+from medmim.data.dataset.splits import patient_digest
 from medmim.errors import UsageError
 from medmim.stages.compare import CompareResult
 from medmim.stages.compare_predictions.boxes import score_boxes

@@ -17,7 +17,7 @@ from medmim import files
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.contamination import CERTIFICATE
 from medmim.data.dataset.manifest import VolumeRecord
-from medmim.data.dataset.partition import patient_digest
+from medmim.data.dataset.splits import patient_digest
 from medmim.errors import counted
 from medmim.stages.applicability import TRAINING_DATA, summarize
 from medmim.stages.finetune.setup import FinetuneRun, build_finetuning

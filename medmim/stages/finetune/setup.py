@@ -13,7 +13,7 @@ from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.channels import select_channels
 from medmim.data.dataset.contamination import UNKNOWN, Certificate
 from medmim.data.dataset.manifest import Dataset, digest_of, read_dataset
-from medmim.data.dataset.partition import Partition, limit_patients, partition
+from medmim.data.dataset.splits import Partition, limit_patients, partition
 from medmim.data.loading.patches import PatchDataset
 from medmim.data.loading.preprocessing_plan import plan_for
 from medmim.encoders import Encoder

@@ -18,7 +18,7 @@ import torch
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings, RunSettings
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
-from medmim.data.dataset.partition import partition
+from medmim.data.dataset.splits import partition
 from medmim.data.loading.preprocessing_plan import facts_of
 from medmim.errors import RunError
 from medmim.operating_system import available_memory_mb

@@ -15,7 +15,7 @@ from medmim.config.study import arm_of
 from medmim.data.dataset.channels import select_channels
 from medmim.data.dataset.contamination import SeenPatients
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
-from medmim.data.dataset.partition import partition
+from medmim.data.dataset.splits import partition
 from medmim.data.dataset.union import read_datasets
 from medmim.data.loading.choose_plan import choose_plan
 from medmim.data.loading.contrastive_views import patch_views, resized_views

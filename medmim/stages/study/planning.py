@@ -20,7 +20,7 @@ from medmim import files
 from medmim.config.runs import FinetuneSettings
 from medmim.config.study import DIGEST, EQUAL_COST, SCRATCH, StageSettings, StudyTrial, settings_of_result
 from medmim.data.dataset.manifest import Dataset, digest_of
-from medmim.data.dataset.partition import limit_patients, partition
+from medmim.data.dataset.splits import limit_patients, partition
 from medmim.data.loading.disk_cache import PREPARED
 from medmim.errors import RunError, counted
 from medmim.stages.plan.trial_run import ended_by_signals

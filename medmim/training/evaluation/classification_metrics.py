@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from monai.metrics.rocauc import compute_roc_auc
-
-from medmim.training.evaluation.calibration import best_temperature, calibration_error
+from scipy.optimize import minimize_scalar
 
 Probabilities = Float[np.ndarray, "cases classes"]
 Numbers = Int[np.ndarray, " cases"]
@@ -21,6 +20,8 @@ Row = Mapping[str, Any]
 
 _UNKNOWN = -1  # a class without training images: every prediction is wrong
 _SMALLEST = 1e-12
+_BINS = 15  # of the calibration error
+_TEMPERATURES = (0.2, 5.0)
 UNSEEN = "not in training"
 
 
@@ -120,9 +121,6 @@ def _by_patient(rows: Sequence[Row], names: Sequence[str]) -> tuple[Numbers, Pro
     return np.array(most, dtype=np.int64), means
 
 
-Grades = Int[np.ndarray, " cases"]
-
-
 def grades_of(probabilities: Mapping[str, float], truth: str, names: Sequence[str]) -> dict[str, Any]:
     """Return the entries of a row that the metrics of grades read.
 
@@ -148,14 +146,14 @@ def quadratic_kappa(counts: Float[np.ndarray, "truth guess"]) -> float:
     return 1 - float((cost * counts).sum() * total / by_chance) if by_chance else math.nan
 
 
-def grade_table(truth: Grades, guess: Grades, grades: int) -> Float[np.ndarray, "truth guess"]:
+def grade_table(truth: Numbers, guess: Numbers, grades: int) -> Float[np.ndarray, "truth guess"]:
     """Return the number of cases of each true and predicted grade."""
     counts = np.zeros((grades, grades))
     np.add.at(counts, (truth, guess), 1)
     return counts
 
 
-def grade_arrays(rows: Sequence[Row]) -> tuple[Grades, Grades]:
+def grade_arrays(rows: Sequence[Row]) -> tuple[Numbers, Numbers]:
     """Return the true and the predicted grade of each row."""
     values = np.array([(row["grade"], row["predicted_grade"]) for row in rows], dtype=np.int64)
     truth, guess = values.reshape(-1, 2).T
@@ -174,3 +172,48 @@ def ordinal_means(rows: Sequence[Row]) -> dict[str, float]:
         "within_one_grade": float((distance <= 1).mean()),
     }
     return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def binned_error(
+    predicted: Float[np.ndarray, " cases"],
+    happened: Float[np.ndarray, " cases"],
+    weights: Float[np.ndarray, " cases"],
+) -> float:
+    """Return the expected calibration error (Guo et al., ICML 2017), 15 equal bins; NaN without cases.
+
+    Args:
+        predicted: probability of the event, such as that the predicted class is right.
+        happened: 1 where the event happened, otherwise 0.
+        weights: of the cases.
+    """
+    bins = np.minimum((predicted * _BINS).astype(int), _BINS - 1)
+    gaps = np.bincount(bins, weights * (predicted - happened), minlength=_BINS)
+    total = weights.sum()
+    return float(np.abs(gaps).sum() / total) if total else math.nan
+
+
+def calibration_error(truth: Numbers, shares: Probabilities) -> float:
+    """Return the expected calibration error of the most probable class."""
+    right = shares.argmax(axis=1) == truth
+    return binned_error(shares.max(axis=1), right.astype(np.float64), np.ones(len(truth)))
+
+
+def calibration_curve(truth: Numbers, shares: Probabilities, *, bins: int = 10) -> list[dict[str, str]]:
+    """Return confidence and accuracy in bins with equally many cases (Nguyen and O'Connor, EMNLP 2015)."""
+    confidence, right = shares.max(axis=1), shares.argmax(axis=1) == truth
+    order = np.argsort(confidence, kind="stable")
+    return [
+        {
+            "cases": str(len(part)),
+            "confidence": f"{confidence[part].mean():.3f}",
+            "accuracy": f"{right[part].mean():.3f}",
+        }
+        for part in np.array_split(order, min(bins, len(order)))
+    ]
+
+
+def best_temperature(loss: Callable[[float], float]) -> float:
+    """Return the temperature, 0.2 to 5, with the lowest negative log likelihood (Guo et al., ICML 2017)."""
+    low, high = map(math.log, _TEMPERATURES)
+    found = minimize_scalar(lambda value: loss(math.exp(value)), bounds=(low, high), method="bounded")
+    return round(math.exp(float(found.x)), 4)

@@ -18,13 +18,14 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from medmim.data.formats.thumbnails import CLASS_COLOURS
-from medmim.training.evaluation.calibration import calibration_curve, calibration_error
 from medmim.training.evaluation.classification_metrics import (
     UNSEEN,
     Numbers,
     Probabilities,
     Row,
     arrays,
+    calibration_curve,
+    calibration_error,
     confusion,
 )
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.metrics import precision_recall_curve
 
-from medmim.training.evaluation.calibration import best_temperature, binned_error
+from medmim.training.evaluation.classification_metrics import best_temperature, binned_error
 
 Row = Mapping[str, Any]
 Weights = Float[np.ndarray, " cases"]

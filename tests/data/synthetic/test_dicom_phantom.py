@@ -114,7 +114,7 @@ def test_faults_are_in_the_files(written):
     assert len(list((faults / "gap").iterdir())) == SLICES - 1
     sizes = sorted(path.stat().st_size for path in (faults / "cut").iterdir())
     assert sizes[0] < 0.6 * sizes[1]
-    with pytest.raises(pydicom.errors.InvalidDicomError):
+    with pytest.raises(pydicom.errors.InvalidDicomError, match="missing DICOM File Meta Information"):
         pydicom.dcmread(faults / "README.txt")
 
 

@@ -10,7 +10,7 @@ from medmim import files
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.contamination import CONTAMINATED, UNKNOWN, SeenPatients
 from medmim.data.dataset.manifest import BoxRecord, DatasetInfo, read_dataset, write_dataset
-from medmim.data.dataset.partition import patient_digest
+from medmim.data.dataset.splits import patient_digest
 from medmim.errors import DataError, RunError, ShapeError, TransferError, UsageError
 from medmim.stages.finetune.run import finetune, shown_cases, validation_cases
 from medmim.stages.initial_weights import DIVISION

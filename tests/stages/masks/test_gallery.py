@@ -215,8 +215,9 @@ def test_grids_finer_than_the_image_are_rejected(drawn):
 
 
 def test_nothing_is_written_for_invalid_arguments(drawn, tmp_path):
-    for names, ratios in ((["mesh", "mehs"], [0.5]), (["mesh"], [0.5, 1.5])):
-        with pytest.raises(UsageError):
+    wrong = ((["mesh", "mehs"], [0.5], "did you mean 'mesh'"), (["mesh"], [0.5, 1.5], "1.5"))
+    for names, ratios, message in wrong:
+        with pytest.raises(UsageError, match=message):
             drawn(names, ratios)
     assert not (tmp_path / "m.png").exists()
 

@@ -11,7 +11,7 @@ from medmim import files
 from medmim.config.runs import PretrainSettings
 from medmim.config.study import arm_of
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.dataset.partition import patient_digest
+from medmim.data.dataset.splits import patient_digest
 from medmim.errors import DataError, MedmimError, RunError, ShapeError, UsageError
 from medmim.stages.pretrain.run import pretrain
 from medmim.stages.resumption import stored_settings

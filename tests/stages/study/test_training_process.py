@@ -73,7 +73,7 @@ def test_an_interrupted_run_is_resumed_and_one_without_a_state_is_discarded(
     work = job(tiny_dataset, steps=3, checkpoint_every_steps=1)
     with monkeypatch.context() as patched:
         cut_power(patched, after=2)
-        with pytest.raises(PowerCutError):
+        with pytest.raises(PowerCutError, match="power cut"):
             run_here(work, home)
     (cut,) = store.runs(job="d" * 64)
     assert cut.info.run_id != empty.run_id
