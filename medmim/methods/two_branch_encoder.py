@@ -48,17 +48,6 @@ def stitch_visible(images: Images, hidden: Hidden, cell: Size) -> Canvas:
     return _write(images, chosen, chosen.flatten(1).cumsum(dim=1) - 1, cell=cell, canvas=_slots(hidden)[1])
 
 
-def unstitch(reuse: Canvas, hidden: Hidden, cell: Size) -> Images:
-    """Return the hidden cells of a reuse image at their original positions, zero elsewhere."""
-    pieces = to_cells(reuse, cell)
-    slots, _ = _slots(hidden)
-    sample, position = hidden.flatten(1).nonzero(as_tuple=True)
-    cells = pieces.new_zeros(len(pieces), slots.shape[1], pieces.shape[2])
-    cells[sample, position] = pieces[sample, slots[sample, position]]
-    space = tuple(count * step for count, step in zip(hidden.shape[1:], cell, strict=True))
-    return from_cells(cells, space, cell)
-
-
 def canvas_of(grid: Size, count: int) -> Size:
     """Return the smallest canvas with the proportions of `grid` for `count` cells, in cells along each axis.
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medmim.masks import MASKS, build_mask, hidden_voxels
-from medmim.methods.two_branch_encoder import canvas_of, stitch, stitch_visible, unstitch
+from medmim.methods.targets import from_cells, to_cells
+from medmim.methods.two_branch_encoder import _slots, canvas_of, stitch, stitch_visible
 
 
 def drawn(grid, *, rule="random", ratio=0.4, batch=3, seed=0):
@@ -51,6 +52,17 @@ def naive_stitch(image, hidden, cell, canvas, *, regular):
         out[(slice(None), *target)] = image[(slice(None), *source)]
         number += 1
     return out
+
+
+def unstitch(reuse, hidden, cell):
+    """The hidden cells of a reuse image at their original positions, zero elsewhere; inverts `stitch`."""
+    pieces = to_cells(reuse, cell)
+    slots, _ = _slots(hidden)
+    sample, position = hidden.flatten(1).nonzero(as_tuple=True)
+    cells = pieces.new_zeros(len(pieces), slots.shape[1], pieces.shape[2])
+    cells[sample, position] = pieces[sample, slots[sample, position]]
+    space = tuple(count * step for count, step in zip(hidden.shape[1:], cell, strict=True))
+    return from_cells(cells, space, cell)
 
 
 @pytest.mark.parametrize("rule", sorted(MASKS))

@@ -97,7 +97,7 @@ def _inference(trained: TrainedModel, *, ct: bool) -> dict[str, Any]:
                     "keys": "pred",
                     "output_dir": "@output_dir",
                     "output_postfix": "labels",
-                    "output_dtype": _label_type(trained),
+                    "output_dtype": "$torch.uint8" if max(trained.codes.values()) <= 255 else "$torch.int32",
                     "separate_folder": False,
                 },
             ],
@@ -145,10 +145,6 @@ def _label_values(trained: TrainedModel) -> list[dict[str, Any]]:
         return []
     values = {"orig_labels": [0, *codes], "target_labels": [0, *codes.values()]}
     return [{"_target_": "MapLabelValued", "keys": "pred", **values}]
-
-
-def _label_type(trained: TrainedModel) -> str:
-    return "$torch.uint8" if max(trained.codes.values()) <= 255 else "$torch.int32"
 
 
 def _steps(trained: TrainedModel, *, ct: bool) -> list[dict[str, Any]]:

@@ -150,7 +150,7 @@ def interval(
     freedom = _degrees_of_freedom(found[~np.isclose(found, value, rtol=0, atol=1e-12)])
     binomial = key.removeprefix("patient_").startswith(_BINOMIAL)
     reach = float(stats.norm.isf(_TAIL) if binomial else stats.t.isf(_TAIL, freedom))
-    if _is_of_counts(key) and error:
+    if key.removeprefix("patient_").startswith(_OF_COUNTS) and error:
         return _wilson(value, value * (1 - value) / error**2, reach)
     return _bounded(value, reach * error, *bounds)
 
@@ -167,10 +167,6 @@ def _lower_end(auroc: float, positive: int, negative: int) -> float:
         return auroc - true - float(stats.norm.isf(_TAIL)) * error
 
     return float(optimize.brentq(gap, 0.0, min(auroc, 1 - 1e-9)))
-
-
-def _is_of_counts(key: str) -> bool:
-    return key.removeprefix("patient_").startswith(_OF_COUNTS)
 
 
 def _degrees_of_freedom(values: Float[np.ndarray, " patients"]) -> float:
