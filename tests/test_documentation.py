@@ -36,6 +36,12 @@ def test_links_lead_to_files(page):
     assert broken == []
 
 
+def test_questions_of_contributors_lead_to_modules():
+    places = re.findall(r"\? \| `(\S+)` \|", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert len(places) == 10
+    assert [place for place in places if not (ROOT / place).is_file()] == []
+
+
 def test_every_page_is_in_the_navigation():
     known = re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert sorted(known) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
