@@ -9,7 +9,7 @@ MedmimError                     exit code 1: an error in the data or the run
 └── UsageError                  exit code 2: wrong arguments on the command line or in a settings file
     └── SettingsError           every problem of one settings file, in one message
 
-Stopped                         exit code 128 + signal: not an error; the training state is saved
+Stopped                         exit code 128 + signal: not an error; a training has saved its state
 
 Each message is one line with what was expected, what was found, where, and what to do. Messages never quote
 values read from a scan, because these may identify a patient.
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import signal
 import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -62,10 +63,16 @@ class UnregisteredError(RunError):
 
 
 class Stopped(BaseException):
-    """A signal stopped training after its state was saved. The exit code is 128 + the signal number."""
+    """A signal stopped the work. The exit code is 128 + the signal number.
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__("interrupted; the training state is saved: continue with `--resume`")
+    Args:
+        what_next: what is kept and how to continue; by default of a training whose state was saved.
+    """
+
+    def __init__(
+        self, signal_number: int, what_next: str = "the training state is saved: continue with `--resume`"
+    ) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signal_number).name}; {what_next}")
         self.exit_code = 128 + signal_number
 
 

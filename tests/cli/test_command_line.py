@@ -240,8 +240,8 @@ def test_a_signal_ends_with_its_code_and_resume_gives_the_same_bytes(tiny_datase
     running.send_signal(number)
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 128 + number, stderr
-    said = "medmim: interrupted; the training state is saved: continue with `medmim pretrain --resume`"
-    assert stderr.splitlines()[-1] == said
+    kept = "the training state is saved: continue with `medmim pretrain --resume`"
+    assert stderr.splitlines()[-1] == f"medmim: interrupted by {number.name}; {kept}"
     assert Store(home).runs(stage="pretrain")[0].info.status == "KILLED"
 
     resume = ["--resume", "--data", str(tiny_dataset), "--workers", "1", "--set", "on-nonfinite=skip"]

@@ -25,7 +25,7 @@ from lightning.pytorch.callbacks import Callback
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings, RunSettings
 from medmim.data.dataset.manifest import read_dataset
-from medmim.errors import RunError, counted
+from medmim.errors import RunError, Stopped, counted
 from medmim.files import names_weights_file
 from medmim.stages.finetune.run import finetune
 from medmim.stages.initial_weights import SCRATCH, initial_weights_of
@@ -149,13 +149,13 @@ def run_trial(
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end this process by an exception, so that temporary folders are removed.
+    """Raise Stopped on SIGTERM and SIGHUP, so that temporary folders are removed.
 
     Only the main thread can change the handling of signals; in others, nothing is changed.
     """
 
     def end(number: int, _frame: Any) -> None:
-        raise SystemExit(128 + number)
+        raise Stopped(number, "steps were only being timed: repeat the command")
 
     if threading.current_thread() is not threading.main_thread():
         yield

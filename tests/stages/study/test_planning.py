@@ -8,7 +8,7 @@ import tiny
 
 from medmim.config.study import StudySettings, trials_of
 from medmim.data.dataset.manifest import read_dataset
-from medmim.errors import RunError
+from medmim.errors import RunError, Stopped
 from medmim.stages.plan.trial_run import ended_by_signals
 from medmim.stages.study.engines import LocalEngine
 from medmim.stages.study.planning import timed_minutes, trainings_of
@@ -49,8 +49,9 @@ def test_a_short_training_that_fails_is_reported(training, tiny_dataset, new_hom
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_a_timing_by_an_exception(number):
     before = signal.getsignal(number)
-    with pytest.raises(SystemExit, match=str(128 + number)), ended_by_signals():
+    with pytest.raises(Stopped, match=f"{number.name}; .*repeat the command") as stopped, ended_by_signals():
         os.kill(os.getpid(), number)
+    assert stopped.value.exit_code == 128 + number
     assert signal.getsignal(number) is before
 
 
