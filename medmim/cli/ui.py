@@ -19,8 +19,9 @@ def command(*, port: int) -> None:
     Open one of the printed addresses: they contain a token, without which other users of this machine can
     neither read nor change runs.
     """
-    from medmim.stages.ui import address_of, pages, serve
+    from medmim.stages.ui import address_of, pages, require_server, serve
 
+    require_server()
     token = secrets.token_urlsafe(24)
     found = pages(home(), port=port, token=token)
     click.echo(f"{address_of(port, token)}  (stop with Ctrl-C; the token keeps other users out)", err=True)

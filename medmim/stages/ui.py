@@ -7,6 +7,7 @@ printed addresses. It travels without encryption, but does not leave this machin
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import signal
 import socket
@@ -35,6 +36,16 @@ _QUIET = {
     # seven processes for jobs that medmim does not use; they would compete with training for CPU cores
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
+
+
+def require_server() -> None:
+    """Raise UsageError unless MLflow's server is installed; its client alone, `mlflow-skinny`, has none."""
+    try:
+        importlib.metadata.distribution("mlflow")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UsageError(
+            "expected MLflow's server, which is not installed: run `pip install 'medmim[ui]'`"
+        ) from error
 
 
 def pages(home: Path, *, port: int, token: str = "") -> list[tuple[str, str]]:

@@ -1,3 +1,4 @@
+import importlib.metadata
 import multiprocessing
 import os
 import signal
@@ -13,12 +14,23 @@ import pytest
 from local_server import free_port, wait_for
 
 from medmim.errors import RunError, UsageError
-from medmim.stages.ui import pages, run_until_interrupted, serve, server_command
+from medmim.stages.ui import pages, require_server, run_until_interrupted, serve, server_command
 
 
 def test_a_home_without_runs_is_rejected(tmp_path):
     with pytest.raises(RunError, match=r"no runs in .*: run `medmim pretrain`, or set MEDMIM_HOME"):
         serve(tmp_path, port=free_port(), token="abc")
+
+
+def test_without_the_server_of_mlflow_the_extra_is_named(monkeypatch):
+    require_server()
+
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    with pytest.raises(UsageError, match=r"MLflow's server, .*pip install 'medmim\[ui\]'"):
+        require_server()
 
 
 def test_each_experiment_has_addresses_that_open_its_table_and_its_charts(study):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import tempfile
 from pathlib import Path
 
@@ -84,7 +84,9 @@ class Reader:
                 return pixels
         except _DECODER_ERRORS as error:
             raise DataError(
-                "no decoder for this compression is installed; export it uncompressed", reason="no_decoder"
+                "no decoder for this compression is installed: run `pip install 'medmim[itk]'`, or export it "
+                "uncompressed",
+                reason="no_decoder",
             ) from error
 
     def open(self, path: str) -> pydicom.FileDataset:
@@ -104,7 +106,12 @@ def read_pixels(path: str, tags: tuple[str, ...] = PIXEL_TAGS) -> pydicom.FileDa
 
 
 def has_decoder(syntax: uid.UID) -> bool:
-    """Return whether pydicom can decode this compression; if it then fails, the pixels are damaged."""
+    """Return whether pydicom can decode this compression; if it then fails, the pixels are damaged.
+
+    Without SimpleITK, 12-bit JPEG cannot be decoded, although pydicom has a decoder of 8-bit JPEG.
+    """
+    if syntax in GDCM_SYNTAXES and importlib.util.find_spec("SimpleITK") is None:
+        return False
     try:
         return bool(get_decoder(syntax).is_available)
     except NotImplementedError:  # video, which holds no scans
@@ -181,8 +188,11 @@ def decode_frame(dataset: pydicom.FileDataset, frame: int) -> Pixels | None:
 
 
 def _decode_with_gdcm(dataset: pydicom.FileDataset, frame: int) -> Pixels | None:
-    """Decode a frame with SimpleITK's GDCM, which reads 12-bit and lossless JPEG."""
-    sitk = importlib.import_module("SimpleITK")  # large, and rarely needed
+    """Decode a frame with SimpleITK's GDCM, which reads 12-bit and lossless JPEG; None without SimpleITK."""
+    try:
+        sitk = importlib.import_module("SimpleITK")  # large, and rarely needed
+    except ImportError:
+        return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frame.dcm"
         write_frame(dataset, frame, place=np.eye(4), scale=(1.0, 0.0), target=path)

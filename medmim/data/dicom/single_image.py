@@ -98,7 +98,9 @@ def _through_converter(dataset: pydicom.FileDataset, frame: int, folder: Path) -
     turned = align_axes(image, grid) if image else None
     if turned is None or turned.array.shape != (dataset.Columns, dataset.Rows, 1):
         raise DataError(
-            "no decoder for this compression is installed; export it uncompressed", reason="no_decoder"
+            "no decoder for this compression is installed: run `pip install 'medmim[itk]'`, or export it "
+            "uncompressed",
+            reason="no_decoder",
         )
     return np.ascontiguousarray(turned.array[:, :, 0].T)
 

@@ -91,8 +91,8 @@ def read_itk(path: Path) -> Image:
     """Read a NRRD or MetaImage file from an untrusted source.
 
     Raises:
-        DataError: with reason unreadable, damaged, no_orientation, detached_data, not_3d, not_scalar,
-            too_large or bad_affine.
+        DataError: with reason unreadable, damaged, no_decoder, no_orientation, detached_data, not_3d,
+            not_scalar, too_large or bad_affine.
     """
     layers, affine, _ = read_layers(path)
     if len(layers) != 1:
@@ -109,7 +109,13 @@ def read_layers(
         DataError: as `read_itk`, but for not_scalar.
     """
     _check_text(path)
-    sitk = importlib.import_module("SimpleITK")  # large, and rarely needed
+    try:
+        sitk = importlib.import_module("SimpleITK")  # large, and rarely needed
+    except ImportError as error:
+        raise DataError(
+            "NRRD and MetaImage need SimpleITK, which is not installed: run `pip install 'medmim[itk]'`",
+            reason="no_decoder",
+        ) from error
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("NrrdImageIO" if path.suffix.lower() == ".nrrd" else "MetaImageIO")

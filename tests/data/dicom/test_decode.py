@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,14 @@ def test_unknown_transfer_syntax_is_named(tmp_path: Path):
     assert packing_fault("") is None
     (path,) = save_all(tmp_path, [make_slice(0)])
     assert scan_file(path).fate is None
+
+
+def test_twelve_bit_jpeg_needs_simpleitk(monkeypatch: pytest.MonkeyPatch):
+    path = pydicom.data.get_testdata_file("JPEG-lossy.dcm", download=False)
+    dataset = read_pixels(str(path))
+    pixels = decode_frame(dataset, 0)
+    assert pixels is not None
+    assert pixels.shape == (1024, 256)
+    assert pixels.max() > 255
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    assert decode_frame(dataset, 0) is None

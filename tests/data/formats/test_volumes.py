@@ -1,5 +1,7 @@
 """NRRD and MetaImage volumes match SimpleITK; ambiguous files are rejected."""
 
+import sys
+
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
@@ -29,6 +31,14 @@ def test_the_result_equals_the_nifti_file_of_the_same_volume(tmp_path, volume, n
     assert np.array_equal(image.array, other.array)
     assert np.allclose(image.affine, other.affine, atol=1e-5)
     assert repairs == ()
+
+
+def test_without_simpleitk_the_extra_is_named(tmp_path, volume, monkeypatch):
+    sitk.WriteImage(volume, str(tmp_path / "a.nrrd"))
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(DataError, match=r"need SimpleITK, .*: run `pip install 'medmim\[itk\]'`") as refused:
+        read_volume(tmp_path / "a.nrrd")
+    assert refused.value.reason == "no_decoder"
 
 
 def test_a_nrrd_in_ras_is_converted(tmp_path, volume):

@@ -62,6 +62,21 @@ def test_old_and_missing_packages_are_reported(tmp_path, monkeypatch, wanted, fo
     assert check.advice == advice
 
 
+def test_missing_extras_and_a_newer_torch_are_notes(tmp_path, monkeypatch):
+    wanted = ["no-such-part; extra == 'itk'", "nothing; extra == 'dev'", "torch>=1"]
+    monkeypatch.setattr(module, "requires", lambda name: wanted)
+    known = module.version
+    monkeypatch.setattr(module, "version", lambda name: "2.99.1+cu9" if name == "torch" else known(name))
+    result = doctor(tmp_path, {})
+    assert [check.name for check in result.checks].count("nothing") == 0
+    missing, torch = find(result, "no-such-part"), find(result, "torch")
+    assert (missing.status, missing.found) == ("note", "not installed")
+    assert missing.advice.startswith("only for NRRD")
+    assert missing.advice.endswith("pip install 'medmim[itk]'")
+    assert (torch.status, torch.found) == ("note", "2.99.1+cu9, expected >=1")
+    assert "newer than 2.13" in torch.advice
+
+
 @pytest.mark.parametrize(("mode", "status"), [(0o600, "ok"), (0o640, "bad"), (0o604, "bad")])
 def test_a_key_file_that_others_can_read_is_reported(tmp_path, mode, status):
     (tmp_path / "project.key").write_bytes(b"0" * 32)
@@ -146,7 +161,6 @@ def test_missing_decoders_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "get_decoder", lambda syntax: Missing)
     result = doctor(tmp_path, {})
     assert find(result, "JPEG-LS pictures").advice == "pip install pyjpegls"
-    assert find(result, "JPEG lossless pictures").status == "note"
 
 
 @pytest.mark.parametrize(
