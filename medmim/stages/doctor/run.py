@@ -29,7 +29,7 @@ from medmim.training.precision import has_bf16
 
 _GB = 1e9
 _REQUIRED_GB, _RECOMMENDED_GB = 2.0, 20.0
-_NEWEST_TORCH = (2, 13)  # with which the suite has passed
+_NEWEST_TESTED = {"torch": (2, 13)}  # with which the suite has passed
 _EXTRAS = {
     "itk": "only for NRRD, MetaImage, and a second decoder of lossless and 12-bit JPEG in DICOM",
     "ui": "only for `medmim ui`",
@@ -108,8 +108,9 @@ def _version(wanted: Requirement, extra: str) -> Check:
         return Check(wanted.name, "bad", "not installed", install)
     if not wanted.specifier.contains(found, prereleases=True):
         return Check(wanted.name, "bad", f"{found}, expected {wanted.specifier}", install)
-    if wanted.name == "torch" and Version(found).release[:2] > _NEWEST_TORCH:
-        newest = ".".join(map(str, _NEWEST_TORCH))
+    tested = _NEWEST_TESTED.get(wanted.name)
+    if tested and Version(found).release[:2] > tested:
+        newest = ".".join(map(str, tested))
         advice = f"newer than {newest}, the newest that medmim was tested with: report what differs"
         return Check(wanted.name, "note", f"{found}, expected {wanted.specifier}", advice)
     return Check(wanted.name, "ok", f"{found}, expected {wanted.specifier}")
