@@ -85,7 +85,7 @@ def server_acts(study, model):
         ),
         "experiment deleted": lambda server: server.client.delete_experiment(experiment_of(server, study)),
         "experiment renamed": lambda server: server.client.rename_experiment(
-            experiment_of(server, study), "old"
+            experiment_of(server, study), "renamed on the server"
         ),
         "model version deleted": lambda server: server.client.delete_model_version(model, "1"),
         "model deleted": lambda server: server.client.delete_registered_model(model),
