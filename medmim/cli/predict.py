@@ -62,6 +62,14 @@ Examples:
     type=click.FloatRange(0, 1),
     help="Write the boxes from this score on.  [default: of each class, chosen on validation cases]",
 )
+@click.option(
+    "--max-memory",
+    "max_memory_gb",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="Memory for the probabilities of a volume; larger ones are segmented in slabs and kept in a file in "
+    "$TMPDIR, with the same result.  [default: half of what is free]",
+)
 @click.option("--force", is_flag=True, help="Predict scans too that do not resemble the training data.")
 @json_option
 def command(
@@ -91,6 +99,7 @@ def command(
 
     if folds and len(model) > 1:
         raise UsageError(f"--folds all: expected one --model, got {len(model)}")
+    extras = Extras(save_probabilities, pictures, min_score, options.pop("max_memory_gb"))
     with phases() as progress:
         result = predict(
             source,
@@ -99,7 +108,7 @@ def command(
             model=FoldsOf(model[0] if model else None) if folds else model,
             progress=progress,
             log=log_line,
-            extras=Extras(save_probabilities, pictures, min_score),
+            extras=extras,
             **options,
         )
     following = f"medmim evaluate --data DATASET --predictions {shlex.quote(str(out))}, where labels exist"

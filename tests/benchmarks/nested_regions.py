@@ -57,7 +57,10 @@ def region_scores(checkpoint: Path, data: Path) -> dict[str, float]:
     for case in read_dataset(data).in_split("test"):
         prepared = context.volumes(case)
         assert prepared.label is not None
-        found = segment(trained.network, prepared, trained.plan, precision="fp32", mirror=True)
+        classes = len(trained.names) + 1
+        found = segment(
+            trained.network, prepared, trained.plan, precision="fp32", mirror=True, classes=classes
+        )
         labels = labels_of(found, trained.plan.regions)[None]
         scores = compare_labels(
             labels, prepared.label.long(), (1.0, 1.0, 1.0), volume=case, names=_NAMES, regions=_REGIONS

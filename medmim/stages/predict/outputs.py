@@ -59,11 +59,13 @@ class Extras:
         probabilities: write the class probabilities of segmentations.
         pictures: number of volumes with a picture; one takes longer than the prediction of a 2D image.
         min_score: minimum score of the boxes written; None: that of each class, chosen on validation cases.
+        max_memory_gb: for the probabilities of a volume; None: half of what is free.
     """
 
     probabilities: bool = False
     pictures: int = 100
     min_score: float | None = None
+    max_memory_gb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def write_label_prediction(
 ) -> VolumePrediction:
     """Segment a volume; write the labels on the grid of its file, and a picture; return each class's size."""
     prepared = scene.volumes(volume)
-    probabilities = _mean_probabilities(trained, scene, volume)
+    probabilities = _mean_probabilities(trained, scene, volume, place.extras.max_memory_gb)
     voxel_ml = abs(float(np.linalg.det(prepared.stored_affine[:3, :3]))) / 1000
     rules = scene.tuned.get("postprocessing", {})
     regions = scene.plan.regions
@@ -199,11 +201,11 @@ OUTPUTS: dict[str, OutputFile] = {
 
 
 def _mean_probabilities(
-    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord
+    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, max_memory_gb: float | None
 ) -> torch.Tensor:
     """Return the mean probabilities of all members of an ensemble, on the preprocessed grid of the first."""
     members = [(trained, scene), *((other, other.context(scene.volumes.root)) for other in trained.others)]
-    total = torch.zeros(())
+    total = None
     for member, own in members:
         assert isinstance(member.task, Segmentation)
         prepared = own.volumes(volume)
@@ -214,9 +216,13 @@ def _mean_probabilities(
             precision=own.precision,
             mirror=member.task.mirror,
             progress=scene.progress,
+            classes=len(own.names) + 1,
+            max_memory_gb=max_memory_gb,
         )
-        total = total + onto(found, prepared, scene.volumes(volume))
-    return total / len(members)
+        found = onto(found, prepared, scene.volumes(volume))
+        total = found if total is None else total.add_(found)
+    assert total is not None
+    return total.div_(len(members))
 
 
 def _write_probabilities(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -19,7 +20,9 @@ from medmim.data.formats.geometry import Affine, align_axes, corner_distance
 from medmim.data.formats.nifti import Image
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, Regions
+from medmim.operating_system import available_memory_mb
 from medmim.shapes import Features, Images
+from medmim.training.evaluation.slabs import peak_bytes, slabs_of, tensor_in_file
 from medmim.training.precision import autocast
 
 THRESHOLD = 0.5
@@ -143,26 +146,65 @@ def segment(
     precision: str,
     mirror: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    classes: int,
+    max_memory_gb: float | None = None,
 ) -> Tensor:
     """Segment one preprocessed volume with Gaussian-weighted sliding windows, slice by slice in 2D.
 
-    If the device runs out of memory, windows are computed one by one and averaged in main memory.
+    If the device runs out of memory, windows are computed one by one and averaged in main memory. A volume
+    that would need more main memory than `max_memory_gb` is segmented in slabs, with the same result.
 
     Args:
         progress: receives the number of finished windows, and of all.
+        classes: number of classes with background.
+        max_memory_gb: for probabilities; None: half of what is free.
 
     Returns:
         Probabilities of classes or regions, (channels, x, y, z), on the CPU, on the preprocessed grid.
     """
+    channels = len(plan.regions) if plan.regions else classes
     network = RegionProbabilities(network) if plan.regions else network
     averaged = MirrorAveraging(network, mirrored(prepared, plan) if mirror else ())
     if progress:
         averaged.register_forward_hook(_count(progress, window_count(prepared, plan)))
+    shape = tuple(prepared.image.shape[1:])
+    limit = available_memory_mb() / 2 * 2**20 if max_memory_gb is None else max_memory_gb * 1e9
+    fill = prepared.background
+    if peak_bytes(channels, shape) <= limit:
+        return _probabilities(averaged, prepared, plan, precision, fill)
+    axis, window, step = _divided_axis(prepared, plan)
+    most = int(limit // peak_bytes(channels, [1, *shape[:axis], *shape[axis + 1 :]]))
+    found = tensor_in_file((channels, *shape))
+    for slab in slabs_of(shape[axis], window=window, step=step, most=most):
+        seen = prepared.image.narrow(axis + 1, slab.first, slab.last - slab.first)
+        part = _probabilities(averaged, replace(prepared, image=seen), plan, precision, fill)
+        kept = part.narrow(axis + 1, slab.start - slab.first, slab.stop - slab.start)
+        found.narrow(axis + 1, slab.start, slab.stop - slab.start).copy_(kept)
+    return found
+
+
+def _divided_axis(prepared: PreprocessedVolume, plan: PreprocessingPlan) -> tuple[int, int, int]:
+    """Return the axis that slabs divide, and the length and the step of windows along it."""
+    if plan.dims == 2:
+        return prepared.slice_axis, 1, 1
+    windows = [length / size for length, size in zip(prepared.image.shape[1:], plan.size, strict=True)]
+    axis = int(np.argmax(windows))
+    return axis, plan.size[axis], max(1, int(plan.size[axis] * (1 - _OVERLAP)))
+
+
+def _probabilities(
+    network: nn.Module, prepared: PreprocessedVolume, plan: PreprocessingPlan, precision: str, fill: float
+) -> Tensor:
+    """Return probabilities of classes or regions of a volume or a slab, (channels, x, y, z), on the CPU.
+
+    Where it is smaller than a window, it is padded with `fill`.
+    """
+    options: dict[str, Any] = {"precision": precision, "fill": fill}
     try:
-        scores = _window_scores(averaged, prepared, plan, precision, windows=8 if plan.dims == 2 else 2)
+        scores = _window_scores(network, prepared, plan, windows=8 if plan.dims == 2 else 2, **options)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
-        scores = _window_scores(averaged, prepared, plan, precision, windows=1, device="cpu")
+        scores = _window_scores(network, prepared, plan, windows=1, device="cpu", **options)
     found: Tensor = scores[0].float().cpu()
     return found if plan.regions else torch.softmax(found, dim=0)
 
@@ -195,8 +237,9 @@ def _window_scores(
     network: nn.Module,
     prepared: PreprocessedVolume,
     plan: PreprocessingPlan,
-    precision: str,
     *,
+    precision: str,
+    fill: float,
     windows: int,
     device: str | None = None,
 ) -> Tensor:
@@ -206,7 +249,8 @@ def _window_scores(
     """
     computes = next(network.parameters()).device
     image = prepared.image.unsqueeze(0).to(device or computes)
-    inferer = _inferer(prepared, plan, sw_batch_size=windows, sw_device=computes, device=device or computes)
+    options = {"sw_batch_size": windows, "sw_device": computes, "device": device or computes, "cval": fill}
+    inferer = _inferer(prepared.slice_axis, plan, options)
     with torch.no_grad(), autocast(precision, computes):
         scores: Tensor = inferer(image, network)
     return scores
@@ -239,14 +283,8 @@ def all_flips(axes: Sequence[int]) -> list[tuple[int, ...]]:
     return [chosen for count in range(1, len(axes) + 1) for chosen in combinations(axes, count)]
 
 
-def _inferer(prepared: PreprocessedVolume, plan: PreprocessingPlan, **more: Any) -> Inferer:
-    options = {
-        "roi_size": plan.size,
-        "overlap": _OVERLAP,
-        "mode": "gaussian",
-        "cval": prepared.background,
-        **more,
-    }
+def _inferer(slice_axis: int, plan: PreprocessingPlan, options: Mapping[str, Any]) -> Inferer:
+    shared = {"roi_size": plan.size, "overlap": _OVERLAP, "mode": "gaussian", **options}
     if plan.dims == 2:
-        return SliceInferer(spatial_dim=prepared.slice_axis, **options)
-    return SlidingWindowInferer(**options)
+        return SliceInferer(spatial_dim=slice_axis, **shared)
+    return SlidingWindowInferer(**shared)

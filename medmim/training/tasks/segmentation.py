@@ -271,7 +271,8 @@ class Segmentation(Task):
         self, network: nn.Module, context: EvaluationContext
     ) -> Callable[[PreprocessedVolume], Tensor]:
         """Return the function from a volume to its probabilities."""
-        options: dict[str, Any] = {"precision": context.precision, "mirror": self.mirror}
+        classes = len(context.names) + 1
+        options: dict[str, Any] = {"precision": context.precision, "mirror": self.mirror, "classes": classes}
         return partial(segment, network.eval(), plan=context.plan, **options)
 
     def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def test_a_volume_is_segmented_window_by_window(tmp_path, dims, size, precision)
         prepared,
         volumes.plan,
         precision=precision,
+        classes=3,
         progress=lambda done, total: told.append((done, total)),
     )
     assert told[-1] == (sum(seen), window_count(prepared, volumes.plan)) == (sum(seen), sum(seen))
@@ -106,8 +107,8 @@ def test_mirroring_averages_the_scores_of_mirrored_images(tmp_path):
             ramp = torch.linspace(0, 1, images.shape[2]).view(-1, 1, 1) * self.weight
             return torch.stack([ramp.expand(images.shape[2:]), torch.zeros(images.shape[2:])])[None]
 
-    plain = segment(Half(), prepared, volumes.plan, precision="fp32")
-    both = segment(Half(), prepared, volumes.plan, precision="fp32", mirror=True)
+    plain = segment(Half(), prepared, volumes.plan, precision="fp32", classes=2)
+    both = segment(Half(), prepared, volumes.plan, precision="fp32", mirror=True, classes=2)
     assert not torch.allclose(plain, plain.flip(1))
     assert torch.allclose(both, both.flip(1), atol=1e-5)
 
@@ -131,7 +132,7 @@ def test_windows_are_computed_one_by_one_where_memory_runs_out(tmp_path, dims):
     row, _ = quiet_dataset(tmp_path)
     volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, (16,) * dims), cache_gb=1.0)
     ample, scarce = (
-        segment(_Scarce(most), volumes(row), volumes.plan, precision="fp32") for most in (100, 1)
+        segment(_Scarce(most), volumes(row), volumes.plan, precision="fp32", classes=2) for most in (100, 1)
     )
     assert torch.allclose(ample, scarce, atol=1e-6)
 
@@ -140,7 +141,34 @@ def test_memory_that_suffices_for_no_window_is_an_error(tmp_path):
     row, _ = quiet_dataset(tmp_path)
     volumes = VolumeLoader(tmp_path, PreprocessingPlan(3, (16, 16, 16)), cache_gb=1.0)
     with pytest.raises(torch.OutOfMemoryError, match="no memory for a window"):
-        segment(_Scarce(0), volumes(row), volumes.plan, precision="fp32")
+        segment(_Scarce(0), volumes(row), volumes.plan, precision="fp32", classes=2)
+
+
+class _Places(nn.Module):
+    """Logits that depend on the place in the window, so that other windows give other averages."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, images):
+        ramp = torch.linspace(-1, 2, images[0, 0].numel()).view(images[0, 0].shape) * self.weight
+        return torch.cat([images.cumsum(dim=2) * ramp, -images, images * ramp], dim=1)
+
+
+@pytest.mark.parametrize(("dims", "size"), [(2, (12, 16)), (3, (10, 8, 14)), (3, (9, 32, 7))])
+@pytest.mark.parametrize("kilobytes", [1, 150, 230])
+def test_slabs_have_the_probabilities_of_the_whole_volume(tmp_path, dims, size, kilobytes):
+    row, _ = quiet_dataset(tmp_path)
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, size, mirror_axes=(0, 1)), cache_gb=1.0)
+    found, batches = [], []
+    for limit_gb in (1.0, kilobytes * 1e-6):
+        network = _Places()
+        network.register_forward_hook(lambda *_: batches.append(len(found)))
+        options = {"precision": "fp32", "mirror": True, "classes": 3, "max_memory_gb": limit_gb}
+        found.append(segment(network, volumes(row), volumes.plan, **options))
+    assert batches.count(1) > batches.count(0) or kilobytes > 1  # slices are computed in batches
+    assert torch.allclose(*found, atol=1e-6)
 
 
 def test_all_combinations_of_axes_are_flipped():
