@@ -155,8 +155,7 @@ def predict(
         save_probabilities: also write the probability of each class.
         pictures: maximum number of overlay pictures.
         min_score: score from which boxes are written; None: of each class, chosen on validation cases.
-        **options: force; max_memory_gb: memory for the probabilities of a volume, above which it is segmented
-            in slabs, with the same result (half of what is free); and fields of `IngestOptions`.
+        **options: force, max_memory_gb as `--max-memory`, and fields of `IngestOptions`.
     """
     from medmim.stages.predict.outputs import Extras
     from medmim.stages.predict.run import predict as run

@@ -78,7 +78,7 @@ class MethodTable:
         """Train what is missing, all arms of one seed first."""
         minutes = self.given.minutes
         for seed in self.given.seeds:
-            for arm in ("scratch", "scratch [equal cost]", *METHODS):
+            for arm in self.given.arms or ("scratch", "scratch [equal cost]", *METHODS):
                 if (self.given.name, arm, str(seed)) in self.done:
                     continue
                 if arm.startswith("scratch"):
@@ -162,6 +162,7 @@ if __name__ == "__main__":
     parser.add_argument("--labelled", type=int, default=10, help="labelled training patients")
     parser.add_argument("--pretrain-minutes", type=float, default=3.0, help="processor minutes")
     parser.add_argument("--minutes", type=float, default=1.0, help="processor minutes of fine-tuning")
+    parser.add_argument("--arms", nargs="+", help="default: scratch, scratch [equal cost] and all methods")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--out", type=Path, default=Path("docs/results/method_table.csv"))
     chosen = parser.parse_args()
