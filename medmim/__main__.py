@@ -2,4 +2,5 @@
 
 from medmim.cli import main
 
-main()
+if __name__ == "__main__":  # data loader workers that are spawned import this again
+    main()

@@ -18,6 +18,7 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from medmim.errors import DataError, MedmimError, UsageError
+from medmim.operating_system import has_permission_bits
 
 _LOG = logging.getLogger(__name__)
 SHARED = "MEDMIM_SHARED"  # set by --shared: the group may read and write too
@@ -261,12 +262,13 @@ def _temporary(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     # created with the final bits: reading the umask would change it for a moment, for all threads
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    handle = os.open(temporary, flags, 0o666 if mode is None else mode)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
-            if mode is not None:
+            if mode is not None and has_permission_bits():
                 os.fchmod(stream.fileno(), mode)
             if lasting:
                 os.fsync(stream.fileno())

@@ -1,17 +1,33 @@
-"""What Linux offers and macOS lacks, with fallbacks: core affinity, /proc, and limits that can be enforced.
+"""What systems differ in, with fallbacks: locks, limits, forks, signals, /proc and flags of files.
 
-Windows is not supported: it has neither fork nor these limits.
+Linux offers all of it. macOS has neither /proc nor affinity and refuses limits on memory. Windows has no
+limits, no fork, fewer signals, and no permission bits. Only this module imports `fcntl` and `resource`.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import re
-import resource
+import signal
+import socket
+import sys
 from pathlib import Path
+from typing import Any
 
 PROC = Path("/proc")
+_BYTES_PER_UNIT = 1 if sys.platform == "darwin" else 2**10
+
+
+def _optional(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:  # Windows
+        return None
+
+
+_fcntl, _resource = _optional("fcntl"), _optional("resource")
 
 
 def usable_cores() -> int:
@@ -31,20 +47,96 @@ def available_memory_mb(proc: Path = PROC) -> float:
     return int(found[1]) / 2**10 if found else math.inf
 
 
+def peak_memory_mb() -> float:
+    """Return the largest memory of this process so far, in MiB; NaN if the system does not tell."""
+    if _resource is None:
+        return math.nan
+    return float(_resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_UNIT / 2**20)
+
+
 def descriptors_are_files(proc: Path = PROC) -> bool:
     """Return whether other processes can open a file through a descriptor of this one."""
     return (proc / "self" / "fd").is_dir()
 
 
-def limit(kind: int, amount: int) -> None:
+def limit(name: str, amount: int) -> None:
     """Set a soft limit of this process, at most to the hard limit, where the system has such a limit.
 
     Args:
-        kind: a constant of `resource`, such as `resource.RLIMIT_AS`.
-        amount: the limit, in the unit of that constant (bytes, or seconds of CPU time).
+        name: AS (bytes of address space), CPU (seconds), FSIZE (bytes of a file) or CORE (bytes of a dump).
     """
-    hard = resource.getrlimit(kind)[1]
+    if _resource is None:
+        return
+    kind = getattr(_resource, f"RLIMIT_{name}")
+    hard = _resource.getrlimit(kind)[1]
     try:
-        resource.setrlimit(kind, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard))
+        _resource.setrlimit(kind, (amount if hard == _resource.RLIM_INFINITY else min(amount, hard), hard))
     except (ValueError, OSError):  # macOS refuses limits on address space below what is mapped
         return
+
+
+def file_limit_is_hard() -> bool:
+    """Return whether this process cannot write larger files because of a limit that it did not set itself."""
+    return _resource is not None and len(set(_resource.getrlimit(_resource.RLIMIT_FSIZE))) == 1
+
+
+def open_files(wanted: int) -> int:
+    """Raise the number of files that this process may open to `wanted` if possible; return that number."""
+    if _resource is None:
+        return 0
+    soft, hard = _resource.getrlimit(_resource.RLIMIT_NOFILE)
+    allowed = max(soft, min(wanted, hard))
+    _resource.setrlimit(_resource.RLIMIT_NOFILE, (allowed, hard))
+    return int(allowed)
+
+
+def can_fork_workers() -> bool:
+    """Return whether a fork server can receive descriptors and tell messages apart: on Linux only."""
+    try:
+        pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except (AttributeError, OSError):  # Windows; macOS
+        return False
+    for one in pair:
+        one.close()
+    return hasattr(os, "fork") and hasattr(socket, "send_fds")
+
+
+def read_flags(*, follow_links: bool = True) -> int:
+    """Return the flags with which `os.open` reads bytes, never blocks, and follows links or refuses them."""
+    names = ["O_NONBLOCK", "O_CLOEXEC", "O_BINARY", *([] if follow_links else ["O_NOFOLLOW"])]
+    return os.O_RDONLY | sum(getattr(os, name, 0) for name in names)
+
+
+def has_permission_bits() -> bool:
+    """Return whether the permission bits of a file say who can read it."""
+    return hasattr(os, "fchmod") and os.name == "posix"
+
+
+def signals(*names: str) -> tuple[signal.Signals, ...]:
+    """Return those of some signals, such as SIGHUP, that the system has."""
+    return tuple(signal.Signals[name] for name in names if hasattr(signal, name))
+
+
+class FolderLock:
+    """A lock on a folder itself, without a file in it, where the system has such locks.
+
+    Args:
+        folder: an existing folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            _fcntl.flock(self._descriptor, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            raise
+
+    @staticmethod
+    def exists() -> bool:
+        """Return whether this system has such locks."""
+        return _fcntl is not None
+
+    def release(self) -> None:
+        """Release the lock."""
+        os.close(self._descriptor)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from medmim import files
 from medmim.errors import DataError
+from medmim.operating_system import has_permission_bits, read_flags
 
 KEY_FILE = "project.key"  # in the home folder
 SECRET_BYTES = 32
@@ -101,7 +102,7 @@ def person_digests(texts: Sequence[str], secret: str) -> tuple[str, ...]:
 
 def _read_secret(path: Path) -> bytes:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(path, read_flags(follow_links=False))
     except OSError as error:
         raise DataError(
             f"key file '{path}' cannot be opened ({type(error).__name__}): expected a regular file that you "
@@ -116,7 +117,7 @@ def _read_secret(path: Path) -> bytes:
     with os.fdopen(handle, "rb") as stream:
         mode = os.fstat(handle).st_mode & 0o777
         secret = stream.read(SECRET_BYTES + 1)
-    if mode & 0o077:
+    if mode & 0o077 and has_permission_bits():
         raise DataError(
             f"key file '{path}' is accessible to other users: expected permissions 600, got {mode:o}; "
             f"run `chmod 600 {path}`",

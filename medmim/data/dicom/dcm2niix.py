@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import subprocess
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ import dcm2niix
 from medmim.data.formats.nifti import Image, read_image
 from medmim.errors import DataError
 from medmim.files import require_room
-from medmim.operating_system import descriptors_are_files
+from medmim.operating_system import descriptors_are_files, open_files, read_flags
 
 _SPARE = 64  # descriptors for other files of this process
 
@@ -27,9 +26,7 @@ class FdLinks:
     """
 
     def __init__(self, count: int) -> None:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        allowed = max(soft, min(count + _SPARE, hard))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        allowed = open_files(count + _SPARE)
         self._left = allowed - _SPARE if descriptors_are_files() else 0
         self._open = ExitStack()
 
@@ -41,7 +38,7 @@ class FdLinks:
 
     def link(self, link: Path, file: Path) -> None:
         """Create a link to `file` at the path `link`, or a copy."""
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(file, read_flags(follow_links=False))
         if self._left > 0:
             self._left -= 1
             self._open.callback(os.close, descriptor)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from medmim.errors import DataError
+from medmim.operating_system import read_flags
 
 HEAD_BYTES = 600
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -36,9 +37,8 @@ def open_regular(path: Path, *, follow_links: bool = True) -> io.BufferedReader:
     Raises:
         DataError: with reason unreadable.
     """
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, read_flags(follow_links=follow_links))
     except OSError as error:
         raise unreadable(error) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +25,7 @@ from medmim.data.dataset.splits import assign_splits, given_splits
 from medmim.data.ingest.context import IngestedVolume
 from medmim.data.ingest.label_regions import region_records
 from medmim.errors import DataError, UsageError, counted
+from medmim.operating_system import FolderLock
 
 _SHOWS_SKIN = {"MR", "CT", "PT", "OT"}
 _OTHER_PARTS = {"chest", "abdomen", "pelvis", "limb"}
@@ -64,9 +63,7 @@ def sole_use(out: Path) -> Iterator[Path]:
         UsageError: if another process is writing there.
     """
     files.private_folder(out)
-    lock = os.open(out, os.O_RDONLY)
-    try:
-        _lock(lock, out)
+    with _locked(out):
         _clear(out)
         # a unique name, because workers of a killed run may still write to the old folder
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
@@ -74,8 +71,6 @@ def sole_use(out: Path) -> Iterator[Path]:
             yield staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-    finally:
-        os.close(lock)
 
 
 def earlier_dataset(out: Path, project: str) -> Dataset | None:
@@ -220,13 +215,20 @@ def _clear(out: Path) -> None:
             leftover.unlink()
 
 
-def _lock(descriptor: int, out: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UsageError(
-            f"'{out}' is being written by another ingestion: expected one at a time; wait for it to end"
-        ) from error
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Lock the folder itself, or with a file in it where the system cannot lock folders."""
+    with contextlib.ExitStack() as stack:
+        try:
+            if FolderLock.exists():
+                stack.callback(FolderLock(out).release)
+            else:
+                stack.enter_context(files.lock(out, wait=False))
+        except (BlockingIOError, files.LockedError) as error:
+            raise UsageError(
+                f"'{out}' is being written by another ingestion: expected one at a time; wait for it to end"
+            ) from error
+        yield
 
 
 def _shared_patients(kept: Sequence[VolumeRecord], made: Sequence[VolumeRecord]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from medmim.errors import DataError, MedmimError, RunError
+from medmim.operating_system import signals
 
 _MOST = 256
 _DEATH = re.compile(r"worker \(pid(?:\(s\))? (\d+)")
@@ -74,7 +75,7 @@ def leave_signals_to_the_trainer(worker: int) -> None:
     Afterwards, workers must react to SIGTERM, which Python sends to stop them.
     """
     signal.signal(signal.SIGTERM, _end_unless_training)
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in signals("SIGINT", "SIGUSR1"):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -130,6 +131,8 @@ def _dead_worker(error: Exception, notes: WorkerLog) -> int | None:
 
 def _failed(process: int) -> bool:
     """Return whether a child process exited with an error, without reaping it."""
+    if not hasattr(os, "waitid"):  # Windows
+        return False
     try:
         end = os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -142,7 +145,7 @@ def _restore_sigchld() -> None:
 
     PyTorch still polls its workers every few seconds.
     """
-    while threading.current_thread() is threading.main_thread():
+    while signals("SIGCHLD") and threading.current_thread() is threading.main_thread():
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         except RuntimeError:  # from the handler, for a worker that just died

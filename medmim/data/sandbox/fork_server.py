@@ -51,7 +51,7 @@ class ForkServer:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # messages of parsers quote values of the scan
                 start_new_session=True,
-                env=_environment(),
+                env=environment(),
             )
 
     def start(self) -> Connection:
@@ -131,7 +131,7 @@ def _fork(control: socket.socket, descriptor: int) -> int:
     try:
         os.setsid()
         control.close()
-        serve(descriptor)
+        serve(Connection(descriptor))
         status = 0
     finally:
         os._exit(status)
@@ -147,7 +147,7 @@ def _end(pid: int, deadline: float) -> int:
     return os.waitstatus_to_exitcode((found if found[0] else os.waitpid(pid, 0))[1])
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return the environment with the import path; one BLAS thread, whose buffers use address space."""
     path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
     return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,8 +19,11 @@ from typing import Any
 
 from medmim.data.sandbox.fork_server import START_S, ForkServer, no_start
 from medmim.data.sandbox.sandbox_worker import CANNOT_WRITE, FILE_LIMIT, Task, as_json
+from medmim.data.sandbox.spawned_workers import SpawnedWorkers
 from medmim.files import WriteError
-from medmim.operating_system import usable_cores
+from medmim.operating_system import can_fork_workers, signals, usable_cores
+
+Workers = ForkServer | SpawnedWorkers
 
 _NEVER = float("inf")
 _PARSERS = ("medmim.data.ingest.scan", "medmim.data.dicom.uncompressed")
@@ -51,7 +53,7 @@ class Answer:
 class _Worker:
     """One child process with its queue of tasks and the deadline of the first one."""
 
-    def __init__(self, server: ForkServer) -> None:
+    def __init__(self, server: Workers) -> None:
         self._server = server
         self.connection = server.start()
         self.tasks: deque[int] = deque()
@@ -70,12 +72,12 @@ class Sandbox:
     Args:
         workers: maximum number of child processes.
         modules: modules that tasks need; imported in the background.
-        server: starts the workers; by default a new one with the modules.
+        server: starts the workers; by default a new one with the modules, forking where the system can.
     """
 
-    def __init__(self, workers: int, modules: Sequence[str] = (), server: ForkServer | None = None) -> None:
+    def __init__(self, workers: int, modules: Sequence[str] = (), server: Workers | None = None) -> None:
         self._count = max(1, workers)
-        self._server = server or ForkServer(modules)
+        self._server = server or (ForkServer(modules) if can_fork_workers() else SpawnedWorkers(modules))
         self._workers: list[_Worker] = []
         self._job = _Job("", (), Limits())
 
@@ -181,7 +183,7 @@ class Sandbox:
         if status is None:
             raise no_start("no answer")
         if blamed is not None:
-            self._job.lost(blamed, "timeout" if status == -signal.SIGXCPU else reason)
+            self._job.lost(blamed, "timeout" if -status in signals("SIGXCPU") else reason)
 
     def _remove(self, worker: _Worker) -> int | None:
         """Stop a worker, put its other tasks back into the queue, and return its exit status."""

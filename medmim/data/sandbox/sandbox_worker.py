@@ -7,7 +7,7 @@ import importlib
 import json
 import logging
 import os
-import resource
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection
@@ -17,24 +17,23 @@ from pydantic import BaseModel
 
 from medmim.errors import DataError
 from medmim.files import WriteError
-from medmim.operating_system import limit
+from medmim.operating_system import file_limit_is_hard, limit
 
 CANNOT_WRITE, FILE_LIMIT = "cannot_write", "file_limit"
+_FULL = (errno.ENOSPC, errno.EROFS, getattr(errno, "EDQUOT", None))  # Windows has no quota
 Task = Mapping[str, Any]
 
 
-def serve(descriptor: int) -> None:
+def serve(connection: Connection) -> None:
     """Answer tasks from a pipe until it closes; a worker whose state may be damaged ends itself."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit("CORE", 0)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    connection = Connection(descriptor)
     connection.send_bytes(json.dumps({"pid": os.getpid()}).encode())
     for request in _requests(connection):
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + request["cpu_s"])
-        limit(resource.RLIMIT_AS, request["memory_bytes"])
-        limit(resource.RLIMIT_FSIZE, request["file_bytes"])
+        limit("CPU", int(time.process_time()) + 1 + request["cpu_s"])
+        limit("AS", request["memory_bytes"])
+        limit("FSIZE", request["file_bytes"])
         answer = attempt(request["call"], request["arguments"])
         connection.send_bytes(json.dumps(answer, default=as_json).encode())
         if answer.get("ending"):
@@ -66,9 +65,8 @@ def as_json(value: BaseModel) -> Any:
 def _reason_of(error: OSError) -> str:
     """Distinguish a full or read-only disk, and a limit of this machine, from a file that is too large."""
     if error.errno == errno.EFBIG:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        return FILE_LIMIT if soft == hard else "too_large"  # less than a task may write
-    full = isinstance(error, WriteError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        return FILE_LIMIT if file_limit_is_hard() else "too_large"  # less than a task may write
+    full = isinstance(error, WriteError) or error.errno in _FULL
     return CANNOT_WRITE if full else "parser_error"
 
 

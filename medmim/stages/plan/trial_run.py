@@ -5,9 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-import resource
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -27,6 +25,7 @@ from medmim.config.runs import FinetuneSettings, PretrainSettings, RunSettings
 from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import RunError, Stopped, counted
 from medmim.files import names_weights_file
+from medmim.operating_system import peak_memory_mb, signals
 from medmim.stages.finetune.run import finetune
 from medmim.stages.initial_weights import SCRATCH, initial_weights_of
 from medmim.stages.pretrain.run import pretrain
@@ -160,7 +159,7 @@ def ended_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, end) for number in signals("SIGTERM", "SIGHUP")}
     try:
         yield
     finally:
@@ -233,4 +232,4 @@ def process_mb(mark: str) -> float:
     found = re.search(rf"{mark}:\s+(\d+) kB", status.read_text()) if status.is_file() else None
     if found:
         return int(found[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return peak_memory_mb()

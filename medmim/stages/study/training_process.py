@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -19,6 +19,7 @@ from medmim.config.own_code import explain_own_code, trust_settings
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import DIGEST
 from medmim.errors import MedmimError, RunError, UnregisteredError, message_of, raised_in
+from medmim.operating_system import peak_memory_mb
 
 if TYPE_CHECKING:  # the child starts watching its parent before any slow import
     from medmim.stages.run_lifecycle import RunResult
@@ -26,7 +27,6 @@ if TYPE_CHECKING:  # the child starts watching its parent before any slow import
 
 
 _COUNTERS = Path("/sys/class/powercap")
-_BYTES_PER_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class Meter:
@@ -47,8 +47,9 @@ class Meter:
 
         found = {
             "cost/minutes": (time.monotonic() - self._begun) / 60,
-            "cost/peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_UNIT / 1e9,
         }
+        if not math.isnan(memory := peak_memory_mb()):
+            found["cost/peak_memory_gb"] = memory * 2**20 / 1e9
         if torch.cuda.is_available():
             found["cost/peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         if self._counters:

@@ -14,11 +14,12 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from medmim.errors import RunError, Stopped
+from medmim.operating_system import signals
 from medmim.training.callbacks import Log, ValidationCallback, completes_step
 from medmim.training.resume.states import save_state
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-_SAVING = (signal.SIGUSR1,)
+_SAVING = signals("SIGUSR1")
 
 
 class Signals(Callback):
