@@ -212,9 +212,7 @@ class Segmentation(Task):
         return TrainingSamples(
             patches,
             labelled=True,
-            targets=lambda volume, prepared: self.known(
-                volume, prepared, context.names, context.plan.regions
-            ),
+            targets=partial(self.known, names=context.names, regions=context.plan.regions),
         )
 
     def known(
