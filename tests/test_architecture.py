@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "medmim"
 
 # left to right: who may import whom; those before "config" are the shared ground
-ORDER = ["errors", "files", "text_formats", "pages", "notebook", "shapes", "randomness", "distributed"]
-ORDER += ["operating_system", "config"]
+ORDER = ["errors", "operating_system", "files", "text_formats", "pages", "notebook", "shapes"]
+ORDER += ["randomness", "distributed", "config"]
 ORDER += ["data", "masks", "encoders", "heads", "methods", "training", "tracking", "stages", "api", "cli"]
 ROOM_ORDER = {"data": ("dataset", "sandbox", "formats", "dicom", "loading", "synthetic", "ingest")}
 LATE_IMPORTS = ("stages", "api", "cli")  # so that `--help` stays fast and a stage loads only what it runs
