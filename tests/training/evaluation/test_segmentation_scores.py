@@ -53,7 +53,7 @@ def balls(seed, shape=(14, 12, 10)):
 
 def segments(network, volumes):
     """Return the function from a volume to its probabilities."""
-    return partial(segment, network, plan=volumes.plan, precision="fp32")
+    return partial(segment, network, plan=volumes.plan, precision="fp32", classes=3)
 
 
 def compared(prediction, label, spacing=(1.0, 1.0, 1.0), **words):
