@@ -4,7 +4,9 @@
 # make check   lint, format, types
 # make docs    build the documentation into site/, strictly; needs no internet once its packages are installed
 # make test-slow   proofs that take minutes; real data in ../shared where it is there
+# TORCH         what is installed of PyTorch: the newest release that the tests pass with; TORCH=torch takes the newest
 PYTHON ?= python3
+TORCH ?= torch==2.13.*
 VENV ?= .venv
 BIN := $(VENV)/bin
 
@@ -33,6 +35,7 @@ docs: $(VENV)/.docs
 $(VENV)/.runtime: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medmim needs Python 3.11 or newer: make PYTHON=python3.12 demo")'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
