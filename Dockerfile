@@ -8,7 +8,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY medmim ./medmim
 COPY configs ./configs
 COPY data_manifests ./data_manifests
-RUN pip install --no-cache-dir --extra-index-url "https://download.pytorch.org/whl/${TORCH}" '.[itk,onnx]' \
+RUN pip install --no-cache-dir --extra-index-url "https://download.pytorch.org/whl/${TORCH}" '.[itk,onnx,ui]' \
     && rm -rf /src/* \
     && useradd --create-home medmim
 USER medmim
