@@ -14,9 +14,10 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 PROC = Path("/proc")
+_ZEROS = 1 << 24
 _BYTES_PER_UNIT = 1 if sys.platform == "darwin" else 2**10
 
 
@@ -105,6 +106,20 @@ def read_flags(*, follow_links: bool = True) -> int:
     """Return the flags with which `os.open` reads bytes, never blocks, and follows links or refuses them."""
     names = ["O_NONBLOCK", "O_CLOEXEC", "O_BINARY", *([] if follow_links else ["O_NOFOLLOW"])]
     return os.O_RDONLY | sum(getattr(os, name, 0) for name in names)
+
+
+def reserve(stream: IO[bytes], size: int) -> None:
+    """Occupy `size` bytes of the disk for an empty file; a mapped file without room ends the process.
+
+    Raises:
+        OSError: if there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(stream.fileno(), 0, size)
+        return
+    for start in range(0, size, _ZEROS):  # macOS and Windows
+        stream.write(bytes(min(_ZEROS, size - start)))
+    stream.flush()
 
 
 def has_permission_bits() -> bool:

@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from medmim.data.dataset.contamination import NONE_FOUND
 from medmim.tracking.comparison.runs import RunScores
 
@@ -36,3 +38,11 @@ def true_reach(quantiles, *, seeds=3, patients=27, luck=0.01, case=0.05, noise=0
     """How far the difference of two arms strays: the sum of `quantiles` times its true standard error."""
     variance = 2 * (luck**2 / seeds + case**2 / patients + noise**2 / (seeds * patients))
     return sum(quantiles) * math.sqrt(variance)
+
+
+def two_arms(differences, *, seeds=2):
+    """Runs of a control and an arm whose patients differ by `differences` under every seed."""
+    base = np.linspace(0.5, 0.8, len(differences))
+    values = {"scratch": base, "a": base + np.asarray(differences)}
+    luck = 1e-6  # of a seed: equal scores would be a copy
+    return [run(arm, one + luck * seed, seed=seed) for arm, one in values.items() for seed in range(seeds)]

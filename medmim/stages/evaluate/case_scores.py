@@ -9,7 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from monai.data.box_utils import non_max_suppression
 from torch import Tensor, nn
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
@@ -20,7 +19,7 @@ from medmim.stages.applicability import with_modality
 from medmim.stages.evaluate.class_matching import ClassMatching
 from medmim.training.evaluation.detection_metrics import UNCHOSEN
 from medmim.training.tasks.base import EvaluationContext, Row, Task
-from medmim.training.tasks.detection_inference import OVERLAP
+from medmim.training.tasks.detection_inference import best_of_each_name
 from medmim.training.tasks.multilabel import known_labels
 from medmim.training.tasks.trained_model import TrainedModel
 
@@ -182,14 +181,9 @@ class MergedClasses(nn.Module):
 def merged_boxes(found: Sequence[Sequence[Any]], matching: ClassMatching) -> list[list[Any]]:
     """Return boxes with evaluated names; of overlapping boxes of merged classes, the best remains."""
     renamed = [[target, *box] for name, *box in found if (target := matching.of_model[str(name)])]
-    kept: list[list[Any]] = []
-    for name in matching.names:
-        own = [box for box in renamed if box[0] == name]
-        if own:
-            values = np.array([box[1:] for box in own], dtype=np.float64)
-            best = non_max_suppression(values[:, 1:], values[:, 0], nms_thresh=OVERLAP)
-            kept += [own[int(place)] for place in best]
-    return sorted(kept, key=lambda box: -float(box[1]))
+    values = np.array([box[1:] for box in renamed], dtype=np.float64).reshape(len(renamed), -1)
+    best = best_of_each_name(values[:, 1:], values[:, :1].ravel(), [str(box[0]) for box in renamed])
+    return sorted((renamed[place] for place in best), key=lambda box: -float(box[1]))
 
 
 def _tuned(tuned: Mapping[str, Any], matching: ClassMatching) -> dict[str, Any]:

@@ -7,7 +7,6 @@ are those of the whole volume. They are collected in a temporary file that is ma
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from medmim.errors import DataError
+from medmim.operating_system import reserve
 
 _VALUE_BYTES = 4  # float32
 
@@ -77,10 +77,7 @@ def tensor_in_file(shape: Sequence[int]) -> Tensor:
     size = math.prod(shape) * _VALUE_BYTES
     with tempfile.TemporaryFile() as stream:
         try:
-            if hasattr(os, "posix_fallocate"):  # writing to a sparse file on a full disk ends the process
-                os.posix_fallocate(stream.fileno(), 0, size)
-            else:
-                stream.truncate(size)
+            reserve(stream, size)
         except OSError as error:
             raise DataError(
                 f"'{tempfile.gettempdir()}' has no room for {size / 1e9:.1f} GB of probabilities "

@@ -36,7 +36,7 @@ from medmim.training.tasks.base import (
     TrainingSamples,
     Volumes,
 )
-from medmim.training.tasks.detection_inference import DetectedBoxes, detect
+from medmim.training.tasks.detection_inference import DetectedBoxes, best_of_each_name, detect
 
 _SHOWN = 3  # detected boxes in a figure
 _MEASURED = 500  # images for the coverage of anchors
@@ -192,11 +192,11 @@ class Detection(Task):
             )
             index = min(int(middle), prepared.image.shape[axis + 1] - 1)
             drawn = [(box, 0, "") for box in boxes[boxes_in_slice(boxes, axis, index)]]
-            for every in self._detect(network, prepared, context):
-                found = every.best_of_each_name(context.names)
-                shown = boxes_in_slice(found.boxes, axis, index)
-                best = zip(found.boxes[shown], found.classes[shown], found.scores[shown], strict=True)
-                words = [(box, 1, f"{context.names[int(kind)]} {score:.2f}") for box, kind, score in best]
+            for found in self._detect(network, prepared, context):
+                names = [context.names[int(kind)] for kind in found.classes]
+                best = best_of_each_name(found.boxes, found.scores, names)
+                shown = [one for one in best if boxes_in_slice(found.boxes[[one]], axis, index).any()]
+                words = [(found.boxes[one], 1, f"{names[one]} {found.scores[one]:.2f}") for one in shown]
                 drawn += words[:_SHOWN]
             rows.append(boxed_row(prepared.image[0], axis=axis, index=index, boxes=drawn, text=""))
         return panel(rows, [""], title=title, names=["true", "detected"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from medmim.training.precision import autocast
 from medmim.training.tasks.classification import views
 
 _MIN_SCORE = 0.02
-OVERLAP = 0.3  # IoU for non-maximum suppression: findings of one class seldom overlap more
+_OVERLAP = 0.3  # IoU for non-maximum suppression: findings of one class seldom overlap more
 _MAX_BOXES = 30
 _BATCH = 8
 
@@ -47,16 +47,15 @@ class DetectedBoxes:
     classes: Int[np.ndarray, " boxes"]
     index: int | None
 
-    def best_of_each_name(self, names: Mapping[int, str]) -> DetectedBoxes:
-        """Return the boxes without those that overlap a better one of their name."""
-        found = np.array([names[int(kind)] for kind in self.classes], dtype=object)
-        kept: list[int] = []
-        for name in dict.fromkeys(found):
-            own = np.flatnonzero(found == name)
-            best = non_max_suppression(self.boxes[own], self.scores[own], nms_thresh=OVERLAP)
-            kept += own[np.asarray(best)].tolist()
-        chosen = sorted(kept)
-        return DetectedBoxes(self.boxes[chosen], self.scores[chosen], self.classes[chosen], self.index)
+
+def best_of_each_name(boxes: Boxes, scores: np.ndarray, names: Sequence[str]) -> list[int]:
+    """Return the places of the boxes that overlap no better one of their name, in ascending order."""
+    found, kept = np.array(names, dtype=object), []
+    for name in dict.fromkeys(names):
+        own = np.flatnonzero(found == name)
+        best = non_max_suppression(boxes[own], scores[own], nms_thresh=_OVERLAP)
+        kept += own[np.asarray(best)].tolist()
+    return sorted(kept)
 
 
 def detect(
@@ -106,7 +105,7 @@ def _boxes(
     selector = BoxSelector(
         score_thresh=_MIN_SCORE,
         topk_candidates_per_level=500,
-        nms_thresh=OVERLAP,
+        nms_thresh=_OVERLAP,
         detections_per_img=_MAX_BOXES,
     )
     results = []

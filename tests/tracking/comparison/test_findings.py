@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from simulated import ARMS, run, simulate
+from simulated import ARMS, run, simulate, two_arms
 
 from medmim.data.dataset.contamination import CONTAMINATED, UNKNOWN
 from medmim.errors import RunError
@@ -16,14 +16,6 @@ CLAIM = "evidence of a difference"
 
 def claims(findings):
     return [one for one in findings.contrasts if one.claimed]
-
-
-def two_arms(differences, *, seeds=2):
-    """Runs of a control and an arm whose patients differ by `differences` under every seed."""
-    base = np.linspace(0.5, 0.8, len(differences))
-    values = {"scratch": base, "a": base + np.asarray(differences)}
-    luck = 1e-6  # of a seed: equal scores would be a copy
-    return [run(arm, one + luck * seed, seed=seed) for arm, one in values.items() for seed in range(seeds)]
 
 
 def test_a_large_effect_is_found_and_reported():

@@ -3,17 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
-from simulated import run
+from simulated import two_arms
 
 from medmim.tracking.comparison.findings import find
 from medmim.tracking.comparison.runs import AT_CHANCE
-
-
-def two_arms(differences):
-    """Two runs of a control and of an arm whose patients differ by `differences`."""
-    base = np.linspace(0.5, 0.8, len(differences))
-    values = {"scratch": base, "a": base + np.asarray(differences)}
-    return [run(arm, one + 1e-6 * seed, seed=seed) for arm, one in values.items() for seed in range(2)]
 
 
 def test_skewed_differences_are_warned_about():

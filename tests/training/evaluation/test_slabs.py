@@ -1,6 +1,7 @@
 """Slabs against all windows of an axis, one by one."""
 
 import math
+import os
 import resource
 
 import pytest
@@ -43,6 +44,13 @@ def test_a_tensor_in_a_file_is_zero_and_writable():
     found[1] += 2
     assert found.tolist() == [[0.0] * 3, [2.0] * 3]
     assert found.dtype == torch.float32
+
+
+def test_a_system_that_reserves_no_room_writes_zeros(monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate")
+    found = tensor_in_file((3, 1 << 21))  # more than is written at once
+    assert found.shape == (3, 1 << 21)
+    assert not found.any()
 
 
 def test_a_folder_without_room_is_one_line():

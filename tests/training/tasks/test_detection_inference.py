@@ -8,7 +8,7 @@ from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.encoders import build_encoder
 from medmim.heads import build_head
-from medmim.training.tasks.detection_inference import DetectedBoxes, detect
+from medmim.training.tasks.detection_inference import best_of_each_name, detect
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +44,7 @@ def test_boxes_of_a_mirrored_image_are_mirrored_where_the_average_includes_it(ne
 
 def test_of_overlapping_boxes_of_one_name_the_best_remains():
     boxes = np.array([[0, 0, 0, 9, 9, 1], [0, 0, 0, 9, 8, 1], [20, 20, 0, 29, 29, 1]], dtype=np.float64)
-    found = DetectedBoxes(boxes, np.array([0.9, 0.8, 0.7]), np.array([0, 1, 1]), None)
-    assert found.best_of_each_name({0: "a", 1: "b"}).scores.tolist() == [0.9, 0.8, 0.7]
-    merged = found.best_of_each_name({0: "lesion", 1: "lesion"})
-    assert merged.scores.tolist() == [0.9, 0.7]
-    assert merged.classes.tolist() == [0, 1]
-    none = DetectedBoxes(boxes[:0], np.zeros(0), np.zeros(0, dtype=np.int64), 3)
-    assert none.best_of_each_name({0: "a"}).index == 3
+    scores = np.array([0.8, 0.9, 0.7])
+    assert best_of_each_name(boxes, scores, ["a", "b", "b"]) == [0, 1, 2]
+    assert best_of_each_name(boxes, scores, ["lesion"] * 3) == [1, 2]
+    assert best_of_each_name(boxes[:0], scores[:0], []) == []
