@@ -15,7 +15,7 @@ import click
 
 from medmim.cli import COMMANDS, main
 from medmim.cli.early_checks import NAMES
-from medmim.cli.troubles import BY_NUMBER, BY_TEXT
+from medmim.cli.machine_errors import BY_NUMBER, BY_TEXT
 
 PACKAGE = Path(__file__).parents[1] / "medmim"
 
@@ -66,7 +66,7 @@ def _template(node: ast.expr) -> str:
     return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
 
 
-def troubles() -> str:
+def machine_errors() -> str:
     """Return a table of failures of the machine, with their remedies."""
     rows = [f"| {os.strerror(number)} | {words} |" for number, words in BY_NUMBER.items()]
     rows += [f"| {text} | {words} |" for text, words in BY_TEXT.items()]
@@ -101,7 +101,7 @@ def _sections(kind: str, *, picture: str = "") -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "reasons": reasons,
-    "troubles": troubles,
+    "machine_errors": machine_errors,
     "methods": methods,
     "masks": masks,
 }

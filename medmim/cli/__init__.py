@@ -21,7 +21,7 @@ from click.shell_completion import get_completion_class
 
 from medmim import __version__
 from medmim.cli.error_report import report_error
-from medmim.cli.troubles import explain, explain_exhausted
+from medmim.cli.machine_errors import explain, explain_exhausted
 from medmim.config.own_code import explain_own_code, trust, trust_settings
 from medmim.errors import MedmimError, Stopped, causes, did_you_mean, message_of
 from medmim.files import SHARED

@@ -16,7 +16,7 @@ def command(*, yes: bool, dry_run: bool, as_json: bool) -> None:
 
     These are weights and artifacts of deleted runs, and timings of studies that were stopped.
     """
-    from medmim.stages.delete_runs import leftovers, remove
+    from medmim.stages.clean import leftovers, remove
 
     yes = yes and not dry_run
     found = leftovers(home())

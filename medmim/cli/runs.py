@@ -91,7 +91,7 @@ def run_cells(one: ListedRun) -> tuple[str, ...]:
 
 
 def _delete(words: tuple[str, ...], *, as_json: bool) -> None:
-    from medmim.stages.delete_runs import delete_runs
+    from medmim.stages.clean import delete_runs
 
     deleted = delete_runs(words, home=home())
     lines = [f"deleted  {one.run_id}  {one.task} {one.tags.get('arm', '')}" for one in deleted]

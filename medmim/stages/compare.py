@@ -19,7 +19,7 @@ from medmim.tracking.comparison.report import write_report
 from medmim.tracking.comparison.runs import RunScores, find_runs, further_runs
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.study_runs import finished_trials
-from medmim.training.evaluation.patient_scores import metric_of
+from medmim.training.evaluation.resampled_metrics import metric_of
 
 
 @dataclass(frozen=True)

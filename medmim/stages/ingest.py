@@ -16,13 +16,13 @@ import dcm2niix
 from medmim import files
 from medmim.data.dataset.manifest import Dataset, DatasetInfo
 from medmim.data.dataset.pseudonyms import KEY_FILE, SECRET_BYTES, Keys
-from medmim.data.dicom import conversion, slice_spacing
+from medmim.data.dicom import conversion_task, slice_spacing
 from medmim.data.formats.labels import stored_ignore_label
 from medmim.data.formats.slicer_segments import SLICER_NAMES
 from medmim.data.ingest.archives import locate_links, unpack_archives
 from medmim.data.ingest.cases import DatasetLayout
-from medmim.data.ingest.checks import describe_unmatched_labels, layout_warnings
 from medmim.data.ingest.context import IngestContext, IngestedVolume, IngestOptions, Progress
+from medmim.data.ingest.dataset_warnings import describe_unmatched_labels, layout_warnings
 from medmim.data.ingest.dicom_labels import number_slicer_labels
 from medmim.data.ingest.dicom_masks import DicomMask, masks_from_dicom, take_given_roles
 from medmim.data.ingest.dicom_series import volumes_from_dicom
@@ -275,7 +275,7 @@ def _settings(keys: Keys, layout: DatasetLayout | None, options: IngestOptions) 
         "min_slices": slice_spacing.MIN_SLICES,
         "even_voxels": slice_spacing.EVEN_VOXELS,
         "repaired_voxels": slice_spacing.REPAIRED_VOXELS,
-        "max_voxels_off": conversion.MAX_VOXELS_OFF,
+        "max_voxels_off": conversion_task.MAX_VOXELS_OFF,
     }
 
 

@@ -14,7 +14,7 @@ from medmim import files
 from medmim.config.own_code import trust_settings
 from medmim.config.runs import RunSettings
 from medmim.config.value_types import InitMap
-from medmim.data.dataset.contamination import (
+from medmim.data.dataset.contamination_certificate import (
     Certificate,
     SeenPatients,
     certify,

@@ -18,12 +18,12 @@ from medmim.config.runs import RunSettings
 from medmim.config.yaml_settings import parse_yaml
 from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import DataError, RunError, UsageError
-from medmim.tracking.recorder import MemoryRecorder
+from medmim.tracking.recorder_interface import MemoryRecorder
 
 if TYPE_CHECKING:
     from medmim.data.dataset.manifest import Dataset
     from medmim.tracking.mlflow_store import Store
-    from medmim.tracking.recorder import Recorder
+    from medmim.tracking.recorder_interface import Recorder
 
 Settings = TypeVar("Settings", bound=RunSettings)
 PLACES = "datasets.json"

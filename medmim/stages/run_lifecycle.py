@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medmim import __version__, files
 from medmim.config.runs import FinetuneSettings, RunSettings
-from medmim.data.dataset.contamination import seen_patients_of, write_seen_patients
+from medmim.data.dataset.contamination_certificate import seen_patients_of, write_seen_patients
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.dataset.splits import Partition
 from medmim.data.loading.disk_cache import PREPARED, DiskCache
@@ -29,11 +29,11 @@ from medmim.stages.initial_weights import InitialWeights
 from medmim.stages.resumption import TARGETS_FILE, in_training, note_places, note_weights_file, resume_run
 from medmim.stages.target_table import with_keyed_targets
 from medmim.tracking.mlflow_store import Store
-from medmim.tracking.recorder import MemoryRecorder, Recorder
+from medmim.tracking.recorder_interface import MemoryRecorder, Recorder
 from medmim.tracking.sync import BackgroundUploader, server_of
 from medmim.training.budget import Budget
 from medmim.training.callbacks import ValidationCallback
-from medmim.training.resume.states import remove_states
+from medmim.training.resume.checkpoint_files import remove_states
 from medmim.training.trainer import FitResult, fit
 from medmim.training.weights import reserved_room, save_weights
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medmim.data.dataset.duplicate_patients import find_missing_hashes
 from medmim.data.dataset.integrity import Problem, find_problems
-from medmim.data.dataset.look_alikes import find_missing_hashes
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.ingest.context import Progress
 from medmim.errors import DataError

@@ -7,8 +7,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from medmim.tracking.database import DATABASE, opened
+from medmim.tracking.mlflow_recorder import restore_experiment
 from medmim.tracking.run_files import ARTIFACTS, inside
-from medmim.tracking.run_recorder import restore_experiment
 from medmim.tracking.ui_views import EXPERIMENT_TAGS
 
 _ADDRESSES = (

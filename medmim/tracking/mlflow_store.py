@@ -24,9 +24,9 @@ from medmim.errors import RunError
 from medmim.tracking.artifact_addresses import experiment_of
 from medmim.tracking.database import DATABASE, opened, uri_of
 from medmim.tracking.migration import check, prepare
+from medmim.tracking.mlflow_recorder import MlflowRecorder, dataset_input, restore_run
 from medmim.tracking.registry_snapshot import create_model, equals, write_snapshot
 from medmim.tracking.run_files import RECORD, RunRecord, inside, link_files
-from medmim.tracking.run_recorder import RunRecorder, dataset_input, restore_run
 from medmim.tracking.ui_views import color_of
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
@@ -80,7 +80,7 @@ class Store:
         """Return the folder of the weights and training states of a run."""
         return self.home / "checkpoints" / run_id
 
-    def begin(self, *, experiment: str, name: str, tags: Mapping[str, str]) -> RunRecorder:
+    def begin(self, *, experiment: str, name: str, tags: Mapping[str, str]) -> MlflowRecorder:
         """Start a run and return its recorder."""
         where = self.experiment(experiment)
         # later than every other run, even if the clock was set back
@@ -94,9 +94,9 @@ class Store:
         self.record(run.info.run_id).add(run=head, tags=dict(run.data.tags))
         return self.recorder(run.info.run_id)
 
-    def recorder(self, run_id: str, known: AbstractSet[tuple[str, int]] = frozenset()) -> RunRecorder:
-        """Return the recorder of a run; `known` as in `RunRecorder`."""
-        return RunRecorder(self.client, run_id, self.record(run_id), known)
+    def recorder(self, run_id: str, known: AbstractSet[tuple[str, int]] = frozenset()) -> MlflowRecorder:
+        """Return the recorder of a run; `known` as in `MlflowRecorder`."""
+        return MlflowRecorder(self.client, run_id, self.record(run_id), known)
 
     def record(self, run_id: str) -> RunRecord:
         """Return the record of a run in its folder."""
@@ -118,7 +118,7 @@ class Store:
         )
         self.client.log_inputs(run_id, datasets=[used])
 
-    def resume(self, run_id: str, *, keep_points: bool = False) -> RunRecorder:
+    def resume(self, run_id: str, *, keep_points: bool = False) -> MlflowRecorder:
         """Resume a run and return its recorder.
 
         Args:

@@ -13,8 +13,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from medmim.config.study import DIGEST, SCRATCH, StudySettings, StudyTrial, arm_title
 from medmim.errors import RunError
 from medmim.tracking.comparison.runs import RunScores, read_run
+from medmim.tracking.mlflow_recorder import MlflowRecorder
 from medmim.tracking.mlflow_store import Store
-from medmim.tracking.run_recorder import RunRecorder
 from medmim.tracking.ui_views import show_arms
 
 PARENT = "mlflow.parentRunId"
@@ -56,7 +56,7 @@ class StudyRuns:
 
     def start(
         self, settings: StudySettings, plan: Sequence[PlannedTraining], dataset: Mapping[str, str]
-    ) -> RunRecorder:
+    ) -> MlflowRecorder:
         """Start or resume the run of the study and record its settings and plan, which may have changed."""
         root = self._open(("study", "", ""), self.name, dict(dataset))
         show_arms(self.store.client, self.store.experiment(self.name))
@@ -65,7 +65,7 @@ class StudyRuns:
         root.text(_PLAN, json.dumps(rows, indent=1))
         return root
 
-    def arm(self, trial: StudyTrial, *, root: str) -> RunRecorder:
+    def arm(self, trial: StudyTrial, *, root: str) -> MlflowRecorder:
         """Start or resume the run of a trial's arm; the UI compares arms by its parameters."""
         place = ("arm", trial.arm, trial.stratum)
         known = place in self._known
@@ -75,7 +75,7 @@ class StudyRuns:
             recorder.params(_columns(trial))
         return recorder
 
-    def _open(self, place: tuple[str, str, str], name: str, tags: Mapping[str, str]) -> RunRecorder:
+    def _open(self, place: tuple[str, str, str], name: str, tags: Mapping[str, str]) -> MlflowRecorder:
         if place in self._known:
             return self.store.resume(self._known[place].info.run_id)
         recorder = self.store.begin(

@@ -18,7 +18,7 @@ from medmim.encoders import Masked, Packed
 from medmim.errors import RunError
 from medmim.methods import Method
 from medmim.training.callbacks import Log, completes_step
-from medmim.training.resume.states import newest_intact, read_state
+from medmim.training.resume.checkpoint_files import newest_intact, read_state
 
 
 @dataclass(frozen=True, order=True)

@@ -20,13 +20,14 @@ from medmim.data.loading.patches import PatchDataset, SampleRange, batches
 from medmim.data.loading.worker_failures import named_failures
 from medmim.encoders.batch_norm import sync_batch_norms
 from medmim.errors import RunError
-from medmim.training.budget import Budget, Schedule
+from medmim.training.budget import Budget
 from medmim.training.callbacks import Log, LossLogger, ProgressBar, StepSeeding, ValidationCallback
 from medmim.training.memory_saving import Compile, apply_memory_options
 from medmim.training.nonfinite import FiniteGuard
 from medmim.training.precision import compute_small_maps_exactly, precision_for
-from medmim.training.resume.autosave import Checkpoints, StopBeforeEvaluation
-from medmim.training.resume.states import StateIO, read_state, refuse_foreign, verified_state
+from medmim.training.resume.checkpoint_files import StateIO, read_state, refuse_foreign, verified_state
+from medmim.training.resume.checkpoint_times import Checkpoints, StopBeforeEvaluation
+from medmim.training.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,8 @@ def _remaining_samples(
     saved = read_state(state)
     refuse_foreign(saved, module)
     try:
-        step, schedule = int(saved["global_step"]), saved["callbacks"][Schedule.__qualname__]["pace"]
-        budget.resume_at(step, schedule)
+        step, step_plan = int(saved["global_step"]), saved["callbacks"][Schedule.__qualname__]["pace"]
+        budget.resume_at(step, step_plan)
     except (LookupError, TypeError, ValueError) as error:
         raise RunError(
             "the saved state of this run lacks its step: start the run again without --resume"

@@ -20,7 +20,7 @@ from medmim import files
 from medmim.config.own_code import refuse_foreign_code
 from medmim.errors import RunError
 from medmim.text_formats import parse_json
-from medmim.training.resume.states import all_finite, remove_older_states
+from medmim.training.resume.checkpoint_files import all_finite, remove_older_states
 
 WEIGHTS = "weights.safetensors"
 _LOG = logging.getLogger(__name__)

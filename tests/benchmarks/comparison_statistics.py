@@ -21,7 +21,7 @@ import numpy as np
 
 from medmim.tracking.comparison.findings import find
 from medmim.tracking.comparison.runs import CONTROL, RunScores
-from medmim.tracking.statistics.mask_evenness import evenness_and_score
+from medmim.tracking.statistics.evenness_hypothesis import evenness_and_score
 from medmim.tracking.statistics.multiple_testing import adjusted, share_alpha, spent_alpha
 from medmim.tracking.statistics.paired_test import (
     LEVEL,

@@ -23,7 +23,7 @@ from medmim.data.dataset.manifest import read_dataset
 from medmim.stages.finetune.run import finetune
 from medmim.stages.ingest import ingest
 from medmim.training.evaluation.inference import labels_of, segment
-from medmim.training.evaluation.segmentation_scores import compare_labels, mean_scores
+from medmim.training.evaluation.score_segmentations import compare_labels, mean_scores
 from medmim.training.tasks.trained_model import load_trained_model
 
 _SHAPE = (32, 32, 24)

@@ -34,7 +34,7 @@ from forked_command import run_forked
 
 from medmim.config.study import StudySettings
 from medmim.errors import RunError
-from medmim.stages.delete_runs import delete_runs
+from medmim.stages.clean import delete_runs
 from medmim.stages.doctor.repair import repair_store
 from medmim.stages.finetune.run import finetune  # noqa: F401 (imported before the forks)
 from medmim.stages.predict.run import predict  # noqa: F401

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from medmim.tracking.statistics.paired_test import LEVEL, POWER, _crossed_p, seed_variance, sign_flip_p
-from medmim.training.evaluation.patient_scores import pseudo_values
+from medmim.training.evaluation.resampled_metrics import pseudo_values
 
 GAINS = (0.02, 0.03, 0.05)
 SEEDS = (2, 3, 5, 10)

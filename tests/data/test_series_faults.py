@@ -18,7 +18,7 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from medmim.data.dicom.convert import convert
+from medmim.data.dicom.convert_with_decoder import convert_with_decoder
 from medmim.data.dicom.series import group_slices
 from medmim.data.dicom.slices import RejectedSlices, SingleImage, Slice, SliceStack
 from medmim.data.formats.nifti import Image, read_image
@@ -244,7 +244,7 @@ def _judged(group: SliceStack | SingleImage, scene: Scene, folder: Path) -> str:
     if isinstance(group, SingleImage):
         return "picture"
     task = task_of(group, folder)
-    if convert(task).reason:
+    if convert_with_decoder(task).reason:
         return "refused"
     return _compared(read_image(Path(task.target)), group, scene)
 

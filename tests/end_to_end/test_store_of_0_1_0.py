@@ -19,7 +19,7 @@ from medmim.stages.predict.run import predict
 from medmim.stages.pretrain.run import pretrain
 from medmim.stages.resumption import to_resume
 from medmim.tracking.mlflow_store import Store
-from medmim.training.resume.states import read_state, verified_state
+from medmim.training.resume.checkpoint_files import read_state, verified_state
 
 ARCHIVE = Path(__file__).parent.parent / "fixtures" / "store_0_1_0.tar.gz"
 PLACEHOLDER = "/PLACEHOLDER"  # stands for the folder of dataset and home in the archive

@@ -11,7 +11,7 @@ import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from medmim.data.dicom.conversion import ConversionTask
+from medmim.data.dicom.conversion_task import ConversionTask
 from medmim.data.dicom.series import group_slices
 from medmim.data.dicom.slices import Slice, SliceGroup, SliceStack, own_place
 from medmim.data.ingest.scan import scan_file

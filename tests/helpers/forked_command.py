@@ -46,7 +46,7 @@ def _invoked(main, words):
 
 def _called(function, home):
     """Call a function that takes the place of a command, with the errors that the command line explains."""
-    from medmim.cli.troubles import explain
+    from medmim.cli.machine_errors import explain
     from medmim.errors import MedmimError
 
     try:

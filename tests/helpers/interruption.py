@@ -2,8 +2,8 @@
 
 from lightning.pytorch.callbacks import Callback
 
-from medmim.training.resume import autosave as module
-from medmim.training.resume.autosave import Checkpoints
+from medmim.training.resume import checkpoint_times as module
+from medmim.training.resume.checkpoint_times import Checkpoints
 
 
 class PowerCutError(Exception):

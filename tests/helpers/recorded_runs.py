@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medmim.data.dataset.contamination import NONE_FOUND
+from medmim.data.dataset.contamination_certificate import NONE_FOUND
 from medmim.tracking.comparison.runs import RunScores
 
 TAGS = {

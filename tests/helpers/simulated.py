@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from medmim.data.dataset.contamination import NONE_FOUND
+from medmim.data.dataset.contamination_certificate import NONE_FOUND
 from medmim.tracking.comparison.runs import RunScores
 
 ARMS = ("scratch", "random 0.5", "random 0.7", "mesh 0.5", "mesh 0.7")

@@ -12,7 +12,7 @@ from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.encoders import build_encoder
 from medmim.heads import build_head
-from medmim.tracking.recorder import MemoryRecorder
+from medmim.tracking.recorder_interface import MemoryRecorder
 from medmim.training.budget import budget_for
 from medmim.training.callbacks import ValidationCallback
 from medmim.training.lightning_modules import FinetuningModule

@@ -23,11 +23,11 @@ from medmim.errors import Stopped
 from medmim.heads import build_head
 from medmim.masks import build_mask
 from medmim.methods import build_method
-from medmim.tracking.recorder import MemoryRecorder
+from medmim.tracking.recorder_interface import MemoryRecorder
 from medmim.training.budget import Budget
 from medmim.training.callbacks import ValidationCallback
 from medmim.training.lightning_modules import FinetuningModule, PretrainingModule
-from medmim.training.resume.states import has_state, read_state, verified_state
+from medmim.training.resume.checkpoint_files import has_state, read_state, verified_state
 from medmim.training.tasks.segmentation import Segmentation
 from medmim.training.trainer import fit
 

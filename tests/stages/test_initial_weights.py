@@ -2,7 +2,7 @@ import pytest
 import tiny
 
 from medmim.config.runs import FinetuneSettings
-from medmim.data.dataset.contamination import SeenPatients
+from medmim.data.dataset.contamination_certificate import SeenPatients
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.dataset.splits import patient_digest
 from medmim.errors import RunError

@@ -16,7 +16,7 @@ from medmim.data.formats.write_volume import encode_image
 from medmim.errors import DataError, RunError
 from medmim.stages.finetune.run import finetune
 from medmim.stages.pretrain.run import pretrain
-from medmim.training.resume.states import all_finite
+from medmim.training.resume.checkpoint_files import all_finite
 
 
 def planted(dataset, folder, split):

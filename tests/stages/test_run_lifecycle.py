@@ -5,7 +5,7 @@ import json
 import pytest
 
 from medmim.stages.run_lifecycle import RunResult, managed_run
-from medmim.tracking.recorder import MemoryRecorder
+from medmim.tracking.recorder_interface import MemoryRecorder
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from medmim.data.dataset.contamination import NONE_FOUND, UNKNOWN
+from medmim.data.dataset.contamination_certificate import NONE_FOUND, UNKNOWN
 from medmim.errors import RunError
 from medmim.tracking.comparison.champion import champion_of, force_promotion
 from medmim.tracking.comparison.runs import CASES, read_run

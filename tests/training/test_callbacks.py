@@ -8,7 +8,7 @@ from fake_trainer import Module, OneProcess, Trainer
 from rich.console import Console
 from torch import nn
 
-from medmim.tracking.recorder import MemoryRecorder
+from medmim.tracking.recorder_interface import MemoryRecorder
 from medmim.training.budget import Budget
 from medmim.training.callbacks import LOG_EVERY_STEPS, LossLogger, ProgressBar, ValidationCallback, _clock
 

@@ -20,7 +20,7 @@ from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import StepPlan
-from medmim.training.resume.states import read_state, verified_state
+from medmim.training.resume.checkpoint_files import read_state, verified_state
 
 # SGD, because Adam amplifies gradients that consist of rounding errors, such as those of key biases
 COMMON = ["--steps", "3", "--set", "num_evaluations=1", "--lr", "0.1", "--set", "optimizer=sgd"]

@@ -10,7 +10,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from medmim.config.runs import FinetuneSettings
 from medmim.training.memory_saving import apply_memory_options, blocks_of
-from medmim.training.resume.states import read_state, verified_state
+from medmim.training.resume.checkpoint_files import read_state, verified_state
 
 
 def test_accumulated_batches_equal_one_step_of_a_large_batch(tiny_dataset, home):

@@ -15,11 +15,11 @@ from medmim.encoders import build_encoder
 from medmim.errors import RunError
 from medmim.masks import build_mask
 from medmim.methods import METHODS, ON_PATCHES, build_method
-from medmim.tracking.recorder import MemoryRecorder
+from medmim.tracking.recorder_interface import MemoryRecorder
 from medmim.training.budget import Budget
 from medmim.training.lightning_modules import PretrainingModule
 from medmim.training.nonfinite import FiniteGuard, NonFiniteFinding, NonFiniteLayer, joined
-from medmim.training.resume.states import all_finite, read_state, verified_state
+from medmim.training.resume.checkpoint_files import all_finite, read_state, verified_state
 
 CONV, NORM = NonFiniteLayer(0, "conv"), NonFiniteLayer(1, "norm")
 CASES = {

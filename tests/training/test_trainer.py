@@ -12,7 +12,7 @@ from medmim import files
 from medmim.config.runs import FinetuneSettings
 from medmim.errors import RunError, Stopped
 from medmim.training.budget import Budget
-from medmim.training.resume.states import encode_state, read_state, verified_state
+from medmim.training.resume.checkpoint_files import encode_state, read_state, verified_state
 from medmim.training.trainer import workers_for
 
 VOLUMES = 10  # volumes in the dataset

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
-from medmim.data.dataset.vocabulary import VOCABULARY
+from medmim.data.dataset.series_tokens import VOCABULARY
 from medmim.errors import DataError, UsageError, counted
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from medmim.data.dataset.look_alikes import MAX_IMAGES, find_look_alike_patients, find_similar_pairs
+from medmim.data.dataset.duplicate_patients import MAX_IMAGES, find_look_alike_patients, find_similar_pairs
 from medmim.data.dataset.manifest import Dataset, Split, VolumeRecord, content_hash, read_dataset
 from medmim.data.dataset.splits import partition
 from medmim.errors import UsageError, counted

@@ -15,9 +15,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import PersonName
 
-from medmim.data.dataset.vocabulary import tokens_of
+from medmim.data.dataset.series_tokens import tokens_of
 from medmim.data.dicom import sop_classes
-from medmim.data.dicom.pixel_data import RawPixelData
+from medmim.data.dicom.pixel_data_element import RawPixelData
 from medmim.data.dicom.vendor_elements import VENDOR_TAGS, complex_part, has_reversed_rows, private_b_value
 from medmim.data.formats import geometry
 from medmim.errors import counted

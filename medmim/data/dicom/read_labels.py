@@ -16,7 +16,7 @@ from medmim.data.formats import geometry
 from medmim.data.formats.case import fit_and_store
 from medmim.data.formats.labels import MAX_OFFSET_VOXELS
 from medmim.data.formats.nifti import Image, read_image
-from medmim.data.formats.region_codes import draw_classes, encode_regions
+from medmim.data.formats.overlapping_classes import draw_classes, encode_regions
 from medmim.data.formats.safe_open import damage_named, read_dicom
 from medmim.errors import DataError
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from medmim.data.dicom.header import MAX_ORIENTATION_FAULT, Header
-from medmim.data.dicom.repeats import place_counts, split_repeats
+from medmim.data.dicom.repeated_positions import place_counts, split_repeats
 from medmim.data.dicom.slice_spacing import EVEN_VOXELS, MIN_SLICES, classify_stack
 from medmim.data.dicom.slices import (
     SingleImage,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medmim.data.formats.annotations import clean_class_name
 from medmim.data.formats.nifti import Image
-from medmim.data.formats.region_codes import draw_classes
+from medmim.data.formats.overlapping_classes import draw_classes
 from medmim.data.formats.volumes import read_layers
 from medmim.data.formats.write_volume import encode_image
 

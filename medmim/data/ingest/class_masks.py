@@ -11,7 +11,7 @@ import numpy as np
 
 from medmim.data.formats.labels import load_label
 from medmim.data.formats.nifti import Image
-from medmim.data.formats.region_codes import draw_classes, encode_regions
+from medmim.data.formats.overlapping_classes import draw_classes, encode_regions
 from medmim.data.formats.write_volume import encode_image
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
 from medmim.data.ingest.label_regions import RegionLabel, recode_labels

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from medmim.data.dataset.manifest import VolumeRecord
-from medmim.data.dataset.vocabulary import VOCABULARY
-from medmim.data.dicom.conversion import ConversionResult, ConversionTask
-from medmim.data.dicom.convert import convert
+from medmim.data.dataset.series_tokens import VOCABULARY
+from medmim.data.dicom.conversion_task import ConversionResult, ConversionTask
+from medmim.data.dicom.convert_single_image import convert_single_image
+from medmim.data.dicom.convert_uncompressed import convert_uncompressed
+from medmim.data.dicom.convert_with_decoder import convert_with_decoder
 from medmim.data.dicom.gantry_tilt import is_tilted
 from medmim.data.dicom.series import group_slices
-from medmim.data.dicom.single_image import convert_single_image
 from medmim.data.dicom.slices import (
     RejectedSlices,
     SingleImage,
@@ -24,14 +25,13 @@ from medmim.data.dicom.slices import (
     group_by,
     own_place,
 )
-from medmim.data.dicom.uncompressed import convert_raw
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stored_path
-from medmim.data.ingest.copies import compare, drop_copies, hash_pixels
+from medmim.data.ingest.dicom_copies import compare, drop_copies, hash_pixels
 from medmim.data.ingest.ledger import FileOutcomes
 from medmim.data.ingest.scan import ScannedFile
 
 _PHASES: dict[Callable[[ConversionTask], ConversionResult], str]
-_PHASES = {convert_raw: "convert", convert: "decode", convert_single_image: "pictures"}
+_PHASES = {convert_uncompressed: "convert", convert_with_decoder: "decode", convert_single_image: "pictures"}
 _DAMAGE = {"truncated", "bad_header", "bad_size", "no_pixel_data", "missing_uid", "damaged", "memory"}
 _WRITTEN = {"shape", "spacing_mm", "orientation", "sha256", "pixels_sha256", "perceptual_hash"}
 
@@ -128,7 +128,7 @@ def _way_of(group: SliceStack | SingleImage) -> Callable[[ConversionTask], Conve
         return convert_single_image
     plain = all(one.header.raw for one in group.slices) and not is_tilted(group.affine, len(group.slices))
     trusted = not any("transfer_syntax_ignored" in one.header.repairs for one in group.slices)
-    return convert_raw if plain and trusted else convert
+    return convert_uncompressed if plain and trusted else convert_with_decoder
 
 
 class ConvertedGroup(NamedTuple):

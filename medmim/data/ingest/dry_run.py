@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from medmim.data.dataset.vocabulary import VOCABULARY
+from medmim.data.dataset.series_tokens import VOCABULARY
 from medmim.data.dicom.series import group_slices
 from medmim.data.dicom.slices import RejectedSlices, SingleImage, SliceGroup
 from medmim.data.ingest.cases import LayoutCase
-from medmim.data.ingest.checks import layout_warnings, warning_text
 from medmim.data.ingest.context import IngestContext
+from medmim.data.ingest.dataset_warnings import layout_warnings, warning_text
 from medmim.data.ingest.dicom_masks import take_given_roles
 from medmim.data.ingest.dicom_series import slices_of
 from medmim.data.ingest.dicom_subjects import apply_subject_rule, doubtful_patients
-from medmim.data.ingest.frames import split_frames
 from medmim.data.ingest.labels import find_labels
 from medmim.data.ingest.layout import find_layout
+from medmim.data.ingest.nifti_fourth_axis import split_frames
 from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.sources import Sources
 from medmim.data.ingest.volumes import READABLE, is_readable, layout_query

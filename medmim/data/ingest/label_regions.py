@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim.data.dataset.manifest import RegionRecord
-from medmim.data.formats.region_codes import Combinations, recode_label
+from medmim.data.formats.overlapping_classes import Combinations, recode_label
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from medmim.data.dicom import sop_classes
 from medmim.data.dicom.read_labels import read_labels
 from medmim.data.formats.case import merge_labels, read_label
-from medmim.data.formats.region_codes import merge_regions
+from medmim.data.formats.overlapping_classes import merge_regions
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.data.ingest.dicom_labels import LabelObject, read_objects
 from medmim.data.ingest.dicom_masks import DicomMask

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Literal
 
+from medmim.data.dataset.series_tokens import tokens_of
 from medmim.data.dataset.splits import SPLIT_WORDS
-from medmim.data.dataset.vocabulary import tokens_of
 from medmim.data.formats.images import PICTURE_SUFFIXES
 
 Role = Literal["image", "label", "skip"]

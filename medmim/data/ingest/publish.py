@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medmim import files
-from medmim.data.dataset.look_alikes import find_look_alikes, patients_with_equal_images
+from medmim.data.dataset.duplicate_patients import find_look_alikes, patients_with_equal_images
 from medmim.data.dataset.manifest import (
     Dataset,
     DatasetInfo,

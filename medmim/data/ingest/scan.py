@@ -18,7 +18,7 @@ from medmim.data.dataset.pseudonyms import PERSON_FIELDS, person_digests
 from medmim.data.dicom import mosaic, multiframe, sop_classes
 from medmim.data.dicom.decode import packing_fault
 from medmim.data.dicom.header import Header, allowed_tags, header_of, number, replace_decimal_commas, text
-from medmim.data.dicom.pixel_data import PixelDataElement, RawPixelData, missing_pixels, read_element
+from medmim.data.dicom.pixel_data_element import PixelDataElement, RawPixelData, missing_pixels, read_element
 from medmim.data.formats import file_types
 from medmim.data.formats.file_types import open_regular
 from medmim.data.formats.safe_open import plain_stream, quiet_pydicom

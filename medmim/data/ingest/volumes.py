@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim.data.dataset.manifest import Fate, VolumeRecord
-from medmim.data.dataset.vocabulary import VOCABULARY
+from medmim.data.dataset.series_tokens import VOCABULARY
 from medmim.data.formats.annotations import box_records
 from medmim.data.formats.case import read_case
 from medmim.data.formats.images import is_picture
@@ -19,9 +19,9 @@ from medmim.data.ingest.cases import DatasetLayout, LayoutCase
 from medmim.data.ingest.class_masks import MaskLabel, Masks, merge_masks
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.data.ingest.dataset_json import DatasetJson, read_dataset_json
-from medmim.data.ingest.frames import frame_path, split_frames
 from medmim.data.ingest.layout import LayoutQuery, find_layout, may_be_image
 from medmim.data.ingest.ledger import FileOutcomes
+from medmim.data.ingest.nifti_fourth_axis import frame_path, split_frames
 from medmim.data.ingest.npz_arrays import volumes_from_arrays
 from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.volume_facts import VolumeFacts, examine_volume

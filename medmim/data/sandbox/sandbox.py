@@ -26,7 +26,7 @@ from medmim.operating_system import can_fork_workers, signals, usable_cores
 Workers = ForkServer | SpawnedWorkers
 
 _NEVER = float("inf")
-_PARSERS = ("medmim.data.ingest.scan", "medmim.data.dicom.uncompressed")
+_PARSERS = ("medmim.data.ingest.scan", "medmim.data.dicom.convert_uncompressed")
 _STOPPING = {CANNOT_WRITE: errno.ENOSPC, FILE_LIMIT: errno.EFBIG}  # every further task would fail too
 _MAX_ANSWER_BYTES = 1 << 26
 _AHEAD, _AHEAD_BYTES = 8, 4096  # tasks queued in a worker's pipe: small, so that the pipe never fills

@@ -15,8 +15,8 @@ from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.errors import UsageError
 from medmim.shapes import Features
-from medmim.stages.applicability import with_modality
 from medmim.stages.evaluate.class_matching import ClassMatching
+from medmim.stages.unlike_training_data import with_modality
 from medmim.training.evaluation.detection_metrics import UNCHOSEN
 from medmim.training.tasks.base import EvaluationContext, Row, Task
 from medmim.training.tasks.detection_inference import best_of_each_name

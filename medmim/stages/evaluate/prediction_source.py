@@ -8,12 +8,12 @@ from pathlib import Path
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.errors import DataError, counted
-from medmim.stages.applicability import check_scans, modality_warnings
 from medmim.stages.evaluate.case_scores import CaseScorer, ModelScorer
 from medmim.stages.evaluate.chosen_metrics import ChosenMetrics, choose_metrics
 from medmim.stages.evaluate.class_matching import ClassMatching
 from medmim.stages.evaluate.saved_predictions import PredictionScorer, SavedPredictions, read_predictions
 from medmim.stages.model_lookup import find_model
+from medmim.stages.unlike_training_data import check_scans, modality_warnings
 from medmim.training.tasks.base import Task
 from medmim.training.tasks.registry import build_task
 from medmim.training.tasks.segmentation import Segmentation

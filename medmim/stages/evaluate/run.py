@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from medmim import files
-from medmim.data.dataset.contamination import Certificate, certify
+from medmim.data.dataset.contamination_certificate import Certificate, certify
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, digest_of, read_dataset
 from medmim.data.ingest.context import Progress
 from medmim.errors import DataError, MedmimError, counted, raised_in
 from medmim.notebook import NotebookResult, Table
-from medmim.stages.applicability import UNLIKE
 from medmim.stages.evaluate.case_scores import (
     CaseScorer,
     classes_of_data,
@@ -40,8 +39,9 @@ from medmim.stages.finetune.run import shown_cases
 from medmim.stages.initial_weights import patients_seen_by
 from medmim.stages.run_lifecycle import score_cells
 from medmim.stages.target_table import subgroups, with_targets
+from medmim.stages.unlike_training_data import UNLIKE
 from medmim.training.evaluation.metric_intervals import caveat, class_sizes, intervals
-from medmim.training.evaluation.patient_scores import never_predicted, own_scores
+from medmim.training.evaluation.resampled_metrics import never_predicted, own_scores
 from medmim.training.tasks.base import Row
 
 

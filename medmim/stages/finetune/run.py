@@ -15,23 +15,23 @@ from lightning.pytorch.callbacks import Callback
 
 from medmim import files
 from medmim.config.runs import FinetuneSettings
-from medmim.data.dataset.contamination import CERTIFICATE
+from medmim.data.dataset.contamination_certificate import CERTIFICATE
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.splits import patient_digest
 from medmim.errors import counted
-from medmim.stages.applicability import TRAINING_DATA, summarize
 from medmim.stages.finetune.setup import FinetuneRun, build_finetuning
 from medmim.stages.initial_weights import CANDIDATE, CONTROL, DIVISION, FAILED, SCRATCH, STATUS
 from medmim.stages.predict.mlflow_model import mlflow_files
 from medmim.stages.registration import register
 from medmim.stages.run_header import network_lines, view_lines
 from medmim.stages.run_lifecycle import RunResult, last_metrics, train
+from medmim.stages.unlike_training_data import TRAINING_DATA, summarize
 from medmim.tracking.comparison.runs import AT_CHANCE, CASES, SCORES
 from medmim.tracking.mlflow_store import Store
-from medmim.tracking.recorder import Recorder, describe
+from medmim.tracking.recorder_interface import Recorder, describe
 from medmim.training.callbacks import ValidationCallback
 from medmim.training.evaluation.metric_intervals import class_sizes, intervals
-from medmim.training.evaluation.patient_scores import never_predicted
+from medmim.training.evaluation.resampled_metrics import never_predicted
 from medmim.training.tasks.base import Row, Task
 from medmim.training.trainer import FitResult
 

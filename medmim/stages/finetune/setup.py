@@ -11,7 +11,7 @@ from torch import nn
 
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.channels import select_channels
-from medmim.data.dataset.contamination import UNKNOWN, Certificate
+from medmim.data.dataset.contamination_certificate import UNKNOWN, Certificate
 from medmim.data.dataset.manifest import Dataset, digest_of, read_dataset
 from medmim.data.dataset.splits import Partition, limit_patients, partition
 from medmim.data.loading.patches import PatchDataset

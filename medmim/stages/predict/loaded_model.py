@@ -18,9 +18,9 @@ from medmim.data.formats.write_volume import write_volume
 from medmim.data.ingest.layout_rules import InferenceRules
 from medmim.errors import DataError, UsageError, counted
 from medmim.notebook import NotebookResult, Table
-from medmim.stages.applicability import UNLIKE, unlike_training_data, with_modality
 from medmim.stages.ingest import ingest
 from medmim.stages.predict.outputs import OUTPUTS, OutputPlace
+from medmim.stages.unlike_training_data import UNLIKE, unlike_training_data, with_modality
 from medmim.training.tasks.trained_model import TrainedModel
 
 _NAME = "scan"

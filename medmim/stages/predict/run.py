@@ -31,7 +31,6 @@ from medmim.data.ingest.publish import sole_use
 from medmim.data.ingest.source_slices import Instances, find_instances, slices_of_volume
 from medmim.data.sandbox.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, MedmimError, RunError, UsageError, counted, raised_in
-from medmim.stages.applicability import UNLIKE, check_scans, modality_warnings, with_modality
 from medmim.stages.ingest import ingest
 from medmim.stages.model_lookup import FoldsOf, find_models
 from medmim.stages.predict.outputs import (
@@ -43,6 +42,7 @@ from medmim.stages.predict.outputs import (
     trace_to_slices,
 )
 from medmim.stages.predict.predictions import SOURCES, Predictions, output_names, paths_of, write_sources
+from medmim.stages.unlike_training_data import UNLIKE, check_scans, modality_warnings, with_modality
 from medmim.text_formats import csv_text
 from medmim.training.tasks.trained_model import TrainedModel, ensemble_of, load_trained_model
 

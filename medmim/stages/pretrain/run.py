@@ -21,7 +21,7 @@ from medmim.stages.pretrain.setup import PretrainRun, build_pretraining
 from medmim.stages.run_header import cell_lines, network_lines
 from medmim.stages.run_lifecycle import RunResult, last_metrics, train
 from medmim.tracking.mlflow_store import Store
-from medmim.tracking.recorder import Recorder, describe
+from medmim.tracking.recorder_interface import Recorder, describe
 from medmim.training.callbacks import ValidationCallback
 from medmim.training.cost import cost_of
 from medmim.training.lightning_modules import in_views

@@ -13,7 +13,7 @@ import torch
 from medmim.config.runs import PretrainSettings
 from medmim.config.study import arm_of
 from medmim.data.dataset.channels import select_channels
-from medmim.data.dataset.contamination import SeenPatients
+from medmim.data.dataset.contamination_certificate import SeenPatients
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.dataset.splits import partition
 from medmim.data.dataset.union import read_datasets

@@ -11,14 +11,14 @@ from medmim.tracking.comparison.arms import Arm
 from medmim.tracking.comparison.findings import scored
 from medmim.tracking.comparison.runs import read_run
 from medmim.tracking.comparison.tables import summary
-from medmim.tracking.recorder import NOTE
-from medmim.tracking.run_recorder import RunRecorder
+from medmim.tracking.mlflow_recorder import MlflowRecorder
+from medmim.tracking.recorder_interface import NOTE
 from medmim.tracking.study_runs import StudyRuns, placed
 
 
 def conclude(
     study_runs: StudyRuns,
-    root: RunRecorder,
+    root: MlflowRecorder,
     trainings: Sequence[StudyTraining],
     finished: Mapping[str, str],
     *,

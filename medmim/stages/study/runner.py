@@ -25,8 +25,8 @@ from medmim.stages.study.conclusion import conclude
 from medmim.stages.study.engines import LocalEngine, StudyEngine
 from medmim.stages.study.planning import StudyPlan, StudyTraining, plan_study, timed_minutes, trainings_of
 from medmim.stages.study.training_process import Job, Outcome
+from medmim.tracking.mlflow_recorder import MlflowRecorder
 from medmim.tracking.mlflow_store import Store
-from medmim.tracking.run_recorder import RunRecorder
 from medmim.tracking.study_runs import PARENT, PlannedTraining, StudyRuns, runs_of_study
 from medmim.tracking.sync import server_of, sync
 
@@ -228,7 +228,7 @@ def _locked(home: Path, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _ended(root: RunRecorder, runner: _Runner, name: str) -> Iterator[None]:
+def _ended(root: MlflowRecorder, runner: _Runner, name: str) -> Iterator[None]:
     """End the run of a study as its trainings ended, whatever becomes of their comparison."""
     try:
         yield

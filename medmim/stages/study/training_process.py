@@ -166,7 +166,7 @@ def _log_line(line: str) -> None:
 
 
 def _resumable_run(store: Store, digest: str) -> str | None:
-    from medmim.training.resume.states import verified_state
+    from medmim.training.resume.checkpoint_files import verified_state
 
     for run in store.tagged(DIGEST, (digest,)):
         if run.info.status == "FINISHED":

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from medmim.data.dataset.contamination import CONTAMINATED, EXACT_ONLY, NONE_FOUND, POSSIBLE
+from medmim.data.dataset.contamination_certificate import CONTAMINATED, EXACT_ONLY, NONE_FOUND, POSSIBLE
 from medmim.data.dataset.manifest import digest_of
 from medmim.errors import RunError, UsageError, counted
 from medmim.text_formats import parse_json

@@ -23,7 +23,7 @@ from medmim.shapes import as_size, grid_of
 from medmim.tracking.comparison.arms import Arm
 from medmim.tracking.comparison.runs import RunScores
 from medmim.tracking.mlflow_store import Store
-from medmim.tracking.statistics.mask_evenness import unevenness
+from medmim.tracking.statistics.evenness_hypothesis import unevenness
 
 _LOG = logging.getLogger(__name__)
 _SAMPLES = 64

@@ -13,7 +13,7 @@ from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import EQUAL_COST, SCRATCH
 from medmim.config.yaml_settings import FileSettings
 from medmim.tracking.comparison.runs import RunScores
-from medmim.training.evaluation.patient_scores import measure_of, pseudo_values
+from medmim.training.evaluation.resampled_metrics import measure_of, pseudo_values
 
 # settings of an arm's own pretraining, and of repetitions
 PRETRAINING_OF_AN_ARM = frozenset({"method", "method_options", "mask", "mask_options", "ratio"})

@@ -16,7 +16,7 @@ from medmim.tracking.comparison.equality import differences
 from medmim.tracking.comparison.reader_warnings import reader_warnings
 from medmim.tracking.comparison.runs import TITLES, RunScores
 from medmim.tracking.comparison.verdicts import MIN_SEEDS, Contrast, judge, obstacle_to, seeds_remedy
-from medmim.tracking.statistics.mask_evenness import MaskEvenness, evenness_and_score
+from medmim.tracking.statistics.evenness_hypothesis import MaskEvenness, evenness_and_score
 from medmim.tracking.statistics.multiple_testing import adjusted, share_alpha
 from medmim.tracking.statistics.paired_test import (
     LEVEL,
@@ -25,7 +25,7 @@ from medmim.tracking.statistics.paired_test import (
     paired_tests,
     seed_variance,
 )
-from medmim.training.evaluation.patient_scores import metric_of, pseudo_values
+from medmim.training.evaluation.resampled_metrics import metric_of, pseudo_values
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medmim.data.dataset.contamination import CONTAMINATED
+from medmim.data.dataset.contamination_certificate import CONTAMINATED
 from medmim.errors import counted
 from medmim.tracking.comparison.arms import Arm
 from medmim.tracking.comparison.equality import unequal_steps
 from medmim.tracking.comparison.runs import AT_CHANCE, RunScores
 from medmim.tracking.statistics.paired_test import PairedTest
-from medmim.training.evaluation.patient_scores import never_predicted
+from medmim.training.evaluation.resampled_metrics import never_predicted
 
 _ONE_SEED = "one seed per arm: intervals cover patients only, not training"
 _ONE_SET = (

@@ -10,7 +10,7 @@ from mlflow.entities import Run
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.yaml_settings import parse_yaml
-from medmim.data.dataset.contamination import CERTIFICATE, UNKNOWN, verdict_of
+from medmim.data.dataset.contamination_certificate import CERTIFICATE, UNKNOWN, verdict_of
 from medmim.errors import RunError
 from medmim.text_formats import parse_json
 from medmim.tracking.mlflow_store import FINISHED, ORIGIN, RESTORE, Store

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from medmim.data.dataset.contamination import CONTAMINATED, EXACT_ONLY, POSSIBLE, UNKNOWN
+from medmim.data.dataset.contamination_certificate import CONTAMINATED, EXACT_ONLY, POSSIBLE, UNKNOWN
 from medmim.errors import counted
 from medmim.tracking.comparison.arms import Arm
 from medmim.tracking.statistics.paired_test import LEVEL, MIN_PATIENTS, PairedTest

@@ -25,13 +25,13 @@ from medmim.shapes import Scalar
 from medmim.training.evaluation.figures import panel, segmentation_row
 from medmim.training.evaluation.inference import labels_of, membership, segment
 from medmim.training.evaluation.postprocessing import choose_postprocessing
-from medmim.training.evaluation.segmentation_metrics import known_metrics
-from medmim.training.evaluation.segmentation_scores import (
+from medmim.training.evaluation.score_segmentations import (
     FinalMetrics,
     PartialLabels,
     mean_scores,
     score_volume,
 )
+from medmim.training.evaluation.segmentation_metrics import known_metrics
 from medmim.training.tasks.base import (
     Cases,
     EvaluationContext,

@@ -11,7 +11,7 @@ from dicom_maker import stack_of, task_of, write_series
 from pydicom.uid import RLELossless
 
 from medmim.data.dicom import dcm2niix as converting
-from medmim.data.dicom.convert import convert
+from medmim.data.dicom.convert_with_decoder import convert_with_decoder
 from medmim.data.dicom.dcm2niix import FdLinks
 
 
@@ -61,7 +61,7 @@ def test_files_of_a_killed_conversion_do_not_name_the_source(tmp_path: Path, mon
     monkeypatch.setattr(converting.dcm2niix, "bin", str(program))
     (tmp_path / "staging").mkdir()
     task = task_of(stack_of(paths), tmp_path, staging=str(tmp_path / "staging" / "work"))
-    assert convert(task).shape == (10, 8, 3)
+    assert convert_with_decoder(task).shape == (10, 8, 3)
     listing = (tmp_path / "listing").read_text()
     assert listing.count("/proc/") == 3
     assert "DOE" not in listing

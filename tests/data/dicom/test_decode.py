@@ -16,9 +16,9 @@ from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, JPEGLSLossless
 
-from medmim.data.dicom.convert import convert
+from medmim.data.dicom.convert_uncompressed import convert_uncompressed
+from medmim.data.dicom.convert_with_decoder import convert_with_decoder
 from medmim.data.dicom.decode import Reader, decode_frame, packing_fault, read_pixels
-from medmim.data.dicom.uncompressed import convert_raw
 from medmim.data.formats.nifti import read_image
 from medmim.data.ingest.scan import scan_file
 from medmim.errors import DataError
@@ -38,7 +38,7 @@ def test_values_that_fit_both_numbers_of_bits_are_read(tmp_path: Path, stored: i
     values = np.arange(80).reshape(8, 10) * 20 - 900 * signed
     paths = save_all(tmp_path, with_bits(stored, high, values, signed))
     task = task_of(stack_of(paths), tmp_path)
-    assert convert(task).reason == ""
+    assert convert_with_decoder(task).reason == ""
     np.testing.assert_array_equal(read_image(Path(task.target)).array[:, :, 1].T, values + 1)
 
 
@@ -46,7 +46,7 @@ def test_values_that_fit_both_numbers_of_bits_are_read(tmp_path: Path, stored: i
 def test_values_that_need_more_bits_than_one_number_are_refused(tmp_path: Path, stored: int, high: int):
     """As left-aligned values of 12 bits, or an overlay in the upper bits, would be."""
     paths = save_all(tmp_path, with_bits(stored, high, np.arange(80).reshape(8, 10) * 16 * 40))
-    assert convert(task_of(stack_of(paths), tmp_path)).reason == "high_bit_contradiction"
+    assert convert_with_decoder(task_of(stack_of(paths), tmp_path)).reason == "high_bit_contradiction"
 
 
 @pytest.mark.parametrize("fault", ["", "bits_stored_contradiction"])
@@ -57,7 +57,7 @@ def test_values_beyond_bits_stored_are_refused_and_overlays_are_cleared(tmp_path
         smooth[2, 3:7] |= 0x1000  # a line of an overlay
     paths = save_all(tmp_path, with_bits(12, 11, smooth))
     task = task_of(stack_of(paths), tmp_path)
-    assert convert_raw(task).reason == fault
+    assert convert_uncompressed(task).reason == fault
     if not fault:
         np.testing.assert_array_equal(read_image(Path(task.target)).array[:, :, 0].T, smooth & 0x0FFF)
 
@@ -70,7 +70,7 @@ def test_unused_bits_of_signed_values_are_ignored(tmp_path: Path):
     for dataset in datasets:
         dataset.PixelRepresentation = 1
     task = task_of(stack_of(save_all(tmp_path, datasets)), tmp_path)
-    assert convert_raw(task).reason == ""
+    assert convert_uncompressed(task).reason == ""
     np.testing.assert_array_equal(read_image(Path(task.target)).array[:, :, 0].T, values)
 
 

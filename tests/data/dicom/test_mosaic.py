@@ -9,7 +9,7 @@ import pytest
 from dicom_maker import groups_of, make_slice, save_all, stack_of, task_of
 from frames_maker import item, make_enhanced, make_grid, make_mosaic, stack_pixels
 
-from medmim.data.dicom.convert import convert
+from medmim.data.dicom.convert_with_decoder import convert_with_decoder
 from medmim.data.formats.nifti import read_image
 from medmim.data.ingest.scan import scan_file
 
@@ -24,7 +24,7 @@ def test_siemens_mosaic(tmp_path: Path, count: int, upwards: bool):
     order = [one.header.frame for one in stack.slices]
     assert order == (list(range(count)) if upwards else list(range(count))[::-1])
     task = task_of(stack, tmp_path)
-    assert convert(task).reason == ""
+    assert convert_with_decoder(task).reason == ""
     expected = stack_pixels(count)[order].transpose(2, 1, 0)
     np.testing.assert_array_equal(read_image(Path(task.target)).array, expected)
 
@@ -34,7 +34,7 @@ def test_siemens_mosaic(tmp_path: Path, count: int, upwards: bool):
 def test_united_imaging_grid_has_no_empty_row_of_tiles(tmp_path: Path, count: int, positions: bool):
     stack = stack_of(save_all(tmp_path, [make_grid(count, positions=positions)]))
     task = task_of(stack, tmp_path)
-    assert convert(task).reason == ""
+    assert convert_with_decoder(task).reason == ""
     image = read_image(Path(task.target))
     np.testing.assert_array_equal(image.array, stack_pixels(count).transpose(2, 1, 0))
     np.testing.assert_allclose(image.affine[:3, 3], [20.0, -30.0, 5.0], atol=1e-4)

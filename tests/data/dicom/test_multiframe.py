@@ -12,8 +12,8 @@ from frames_maker import item, make_enhanced, stack_pixels
 from pydicom.dataset import FileDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
-from medmim.data.dicom.conversion import ConversionResult
-from medmim.data.dicom.convert import convert
+from medmim.data.dicom.conversion_task import ConversionResult
+from medmim.data.dicom.convert_with_decoder import convert_with_decoder
 from medmim.data.dicom.slices import RejectedSlices, SliceStack
 from medmim.data.formats.nifti import Image, read_image
 from medmim.data.ingest.scan import scan_file
@@ -24,7 +24,9 @@ def volumes(folder: Path, *datasets: FileDataset) -> list[tuple[SliceStack, Imag
     for stack in groups_of(save_all(folder / "in", datasets)):
         assert isinstance(stack, SliceStack), stack
         task = task_of(stack, folder)
-        found.append((stack, read_image(Path(task.target)) if (result := convert(task)) else None, result))
+        found.append(
+            (stack, read_image(Path(task.target)) if (result := convert_with_decoder(task)) else None, result)
+        )
     return found  # type: ignore[return-value]
 
 

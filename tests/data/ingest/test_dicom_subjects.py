@@ -6,7 +6,7 @@ import pytest
 from dicom_maker import write_series
 from ingest_source import run_ingest
 
-from medmim.data.ingest.checks import warning_text
+from medmim.data.ingest.dataset_warnings import warning_text
 from medmim.data.ingest.layout_rules import InferenceRules, SubjectRule
 from medmim.errors import DataError
 from medmim.stages.ingest import preview

@@ -21,7 +21,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medmim.data.dataset.vocabulary import tokens_of
+from medmim.data.dataset.series_tokens import tokens_of
 from medmim.data.dicom.sop_classes import refusal
 from medmim.data.ingest.scan import ScannedFile, scan_file, scan_file_as_json
 

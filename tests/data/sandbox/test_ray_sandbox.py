@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from medmim.data.ingest.copies import hash_file
+from medmim.data.ingest.dicom_copies import hash_file
 from medmim.data.sandbox import ray_sandbox
 from medmim.data.sandbox.ray_cluster import Engine, Job
 from medmim.data.sandbox.ray_sandbox import RaySandbox

@@ -7,7 +7,7 @@ import tiny
 
 from medmim import files
 from medmim.config.runs import FinetuneSettings
-from medmim.data.dataset.contamination import CONTAMINATED, SeenPatients, seen_patients_of
+from medmim.data.dataset.contamination_certificate import CONTAMINATED, SeenPatients, seen_patients_of
 from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import UsageError
 from medmim.stages.evaluate.prediction_source import EvaluationOptions

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from medmim import files
 from medmim.config.runs import FinetuneSettings
-from medmim.data.dataset.contamination import CONTAMINATED, UNKNOWN, SeenPatients
+from medmim.data.dataset.contamination_certificate import CONTAMINATED, UNKNOWN, SeenPatients
 from medmim.data.dataset.manifest import BoxRecord, DatasetInfo, read_dataset, write_dataset
 from medmim.data.dataset.splits import patient_digest
 from medmim.errors import DataError, RunError, ShapeError, TransferError, UsageError

@@ -17,11 +17,11 @@ from medmim.data.formats.nifti import Image, read_image
 from medmim.data.formats.write_volume import encode_image
 from medmim.data.loading.normalisation import LEGACY
 from medmim.errors import DataError, RunError, UsageError
-from medmim.stages.applicability import UNLIKE
 from medmim.stages.finetune.run import finetune
 from medmim.stages.model_lookup import FoldsOf
 from medmim.stages.predict.outputs import OUTPUTS, Extras
 from medmim.stages.predict.run import predict
+from medmim.stages.unlike_training_data import UNLIKE
 from medmim.tracking.mlflow_store import Store
 
 THRESHOLD = 1.5  # of normalised grey values; between noise and the ball of `tiny.blob`

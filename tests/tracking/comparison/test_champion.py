@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from simulated import simulate
 
-from medmim.data.dataset.contamination import CERTIFICATE, CONTAMINATED, NONE_FOUND, UNKNOWN
+from medmim.data.dataset.contamination_certificate import CERTIFICATE, CONTAMINATED, NONE_FOUND, UNKNOWN
 from medmim.errors import RunError, UsageError
 from medmim.tracking.comparison.champion import (
     champion_of,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from simulated import ARMS, run, simulate, two_arms
 
-from medmim.data.dataset.contamination import CONTAMINATED, UNKNOWN
+from medmim.data.dataset.contamination_certificate import CONTAMINATED, UNKNOWN
 from medmim.errors import RunError
 from medmim.tracking.comparison.findings import find
 

@@ -3,7 +3,7 @@ import json
 import pytest
 from recorded_runs import TAGS, rows
 
-from medmim.data.dataset.contamination import CERTIFICATE, NONE_FOUND, UNKNOWN
+from medmim.data.dataset.contamination_certificate import CERTIFICATE, NONE_FOUND, UNKNOWN
 from medmim.errors import RunError
 from medmim.tracking.comparison.runs import CASES, find_runs, further_runs, read_run
 from medmim.tracking.mlflow_store import ORIGIN, Store

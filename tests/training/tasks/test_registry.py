@@ -14,7 +14,7 @@ from medmim.data.loading.preprocessing_plan import plan_for, plan_of_model
 from medmim.encoders import build_encoder
 from medmim.errors import DataError, UsageError
 from medmim.heads import HEADS, build_head
-from medmim.training.evaluation.patient_scores import MEASURES
+from medmim.training.evaluation.resampled_metrics import MEASURES
 from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.classification import Classification, classify
 from medmim.training.tasks.detection import Detection

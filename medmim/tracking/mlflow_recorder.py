@@ -38,7 +38,7 @@ _MAX_LENGTH = 240  # MLflow accepts at most 250
 _NOT_ACCEPTED = re.compile(r"[^\w.\- :]")
 
 
-class RunRecorder:
+class MlflowRecorder:
     """Records one run in the store (a `Recorder`)."""
 
     def __init__(

@@ -1,6 +1,6 @@
 import re
 
-from medmim.tracking.run_recorder import stored_names
+from medmim.tracking.mlflow_recorder import stored_names
 from medmim.tracking.ui_views import color_of
 
 

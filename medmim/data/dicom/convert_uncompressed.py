@@ -8,34 +8,33 @@ from pathlib import Path
 import numpy as np
 from pydantic import validate_call
 
-from medmim.data.dicom.conversion import (
+from medmim.data.dicom.conversion_task import (
     ConversionResult,
     ConversionTask,
-    Stored,
     deviation_mm,
     finish,
     refusal,
-    scaled,
 )
-from medmim.data.dicom.convert import convert
+from medmim.data.dicom.convert_with_decoder import convert_with_decoder
+from medmim.data.dicom.rescale import Stored, rescale
 from medmim.data.formats.file_types import open_regular
 from medmim.errors import DataError
 
 
 @validate_call
-def convert_raw(task: ConversionTask) -> ConversionResult:
+def convert_uncompressed(task: ConversionTask) -> ConversionResult:
     """Read the uncompressed slices of one stack, check the volume and write it; runs in a sandbox.
 
     Slices must be the files that were scanned and lie on the grid of the stack by their own headers. Values
-    that use more bits than the header says go through the decoders of `convert`.
+    that use more bits than the header says go through the decoders of `convert_with_decoder`.
     """
     try:
         deviation = deviation_mm(task)
         stored = _read(task)
         if stored is None:
-            return convert(task)
+            return convert_with_decoder(task)
         measured = {"deviation_mm": round(deviation, 6), "slices_uncompressed": float(len(task.files))}
-        return finish(scaled(stored, np.asarray(task.scales, np.float64)), task, measured)
+        return finish(rescale(stored, np.asarray(task.scales, np.float64)), task, measured)
     except DataError as error:
         return refusal(error)
 

@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 
 from medmim.data.dicom import dcm2niix as converting
-from medmim.data.dicom.convert import convert
+from medmim.data.dicom.convert_with_decoder import convert_with_decoder
 
 
 def compressed(dataset: FileDataset, place: int) -> None:
@@ -46,7 +46,7 @@ def test_compressed_volume_has_the_values_and_grid_of_its_slices(
     tmp_path: Path, orientation: tuple[float, ...]
 ):
     stack = stack_of(write_series(tmp_path / "in", orientation=orientation, tweak=compressed))
-    result = convert(task_of(stack, tmp_path))
+    result = convert_with_decoder(task_of(stack, tmp_path))
     assert result.shape == (10, 8, 6)
     assert result.measured["slices_compared"] == 6
     assert result.measured["deviation_mm"] < 1e-3
@@ -64,7 +64,7 @@ def test_hounsfield_units_are_integers(tmp_path: Path):
         compressed(dataset, place)
 
     stack = stack_of(write_series(tmp_path / "in", sop=CT, tweak=ct))
-    assert convert(task_of(stack, tmp_path)).measured["slices_compared"] == 6
+    assert convert_with_decoder(task_of(stack, tmp_path)).measured["slices_compared"] == 6
     array = array_in(tmp_path)
     assert array.dtype == np.int16
     np.testing.assert_array_equal(array[:, :, 2], pixels_of(stack.slices[2].path).T - 1024)
@@ -77,7 +77,7 @@ def test_fractional_slopes_of_all_slices_are_applied(tmp_path: Path, step: float
         compressed(dataset, place)
 
     stack = stack_of(write_series(tmp_path / "in", tweak=slope))
-    assert convert(task_of(stack, tmp_path)).measured["slices_compared"] == 6
+    assert convert_with_decoder(task_of(stack, tmp_path)).measured["slices_compared"] == 6
     for place, one in enumerate(stack.slices):
         expected = pixels_of(one.path).T * one.header.slope + one.header.intercept
         np.testing.assert_allclose(array_in(tmp_path)[:, :, place], expected, rtol=1e-6)
@@ -94,14 +94,14 @@ def test_other_uncompressed_syntaxes(tmp_path: Path, syntax: str):
         paths.append(tmp_path / f"{place}")
         implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
         dcmwrite(paths[-1], dataset, implicit_vr=implicit, little_endian=little, force_encoding=True)
-    result = convert(task_of(stack_of(paths), tmp_path))
+    result = convert_with_decoder(task_of(stack_of(paths), tmp_path))
     assert result.measured["slices_uncompressed"] == 4
     np.testing.assert_array_equal(array_in(tmp_path)[:, :, 1], make_slice(1).pixel_array.T)
 
 
 def test_decoders_that_disagree_are_noticed(tmp_path: Path):
     paths = write_series(tmp_path / "in", tweak=compressed)
-    result = convert(task_of(stack_of(paths), tmp_path, scales=[(1.0, 3.0)] * 6))
+    result = convert_with_decoder(task_of(stack_of(paths), tmp_path, scales=[(1.0, 3.0)] * 6))
     assert (result.reason, result.measured["difference"]) == ("voxels_differ", 3.0)
     assert not (tmp_path / "volume.nii.gz").exists()
 
@@ -114,7 +114,7 @@ def test_headers_that_contradict_the_grid_are_noticed(tmp_path: Path, fault: str
         affine[:3, 3] += 1.0
     else:
         affine[:3, 2] *= 1.2
-    result = convert(task_of(stack, tmp_path, affine=affine.tolist()))
+    result = convert_with_decoder(task_of(stack, tmp_path, affine=affine.tolist()))
     assert result.reason == "geometry_mismatch"
     assert result.measured["deviation_mm"] > 1.0
 
@@ -124,7 +124,7 @@ def test_constant_volumes_are_refused(tmp_path: Path):
         dataset.PixelData = bytes(160)
 
     task = task_of(stack_of(write_series(tmp_path / "in", tweak=flat)), tmp_path)
-    assert convert(task).reason == "constant_image"
+    assert convert_with_decoder(task).reason == "constant_image"
 
 
 @pytest.mark.parametrize("output", ["", ': > "$2/volume.nii"\n: > "$2/volumea.nii"\n'])
@@ -136,7 +136,7 @@ def test_without_one_volume_of_dcm2niix_pydicom_alone_decodes(
     program.write_text('#!/bin/sh\nwhile [ "$1" != "-o" ]; do shift; done\n' + output)
     program.chmod(0o700)
     monkeypatch.setattr(converting.dcm2niix, "bin", str(program))
-    assert convert(task).measured["slices_compared"] == 0
+    assert convert_with_decoder(task).measured["slices_compared"] == 0
     np.testing.assert_array_equal(array_in(tmp_path)[:, :, 2].T, pixels_of(Path(task.files[2])))
 
 
@@ -144,7 +144,7 @@ def test_files_without_a_preamble(tmp_path: Path):
     paths = write_series(tmp_path / "in", tweak=compressed)
     for path in paths:
         path.write_bytes(path.read_bytes()[132:])
-    result = convert(task_of(stack_of(paths), tmp_path))
+    result = convert_with_decoder(task_of(stack_of(paths), tmp_path))
     assert result.measured["slices_compared"] == 6
     np.testing.assert_array_equal(array_in(tmp_path)[:, :, 1].T, make_slice(1).pixel_array)
 
@@ -160,7 +160,7 @@ def test_lossless_compressions(tmp_path: Path, syntax: str):
             dataset.file_meta.TransferSyntaxUID = syntax
         else:
             dataset.compress(syntax, generate_instance_uid=False)
-    result = convert(task_of(stack_of(save_all(tmp_path / "in", slices)), tmp_path))
+    result = convert_with_decoder(task_of(stack_of(save_all(tmp_path / "in", slices)), tmp_path))
     assert result.measured.get("slices_compared", 5) == 5
     np.testing.assert_array_equal(array_in(tmp_path), pixels.transpose(2, 1, 0))
 
@@ -171,6 +171,6 @@ def test_tilted_stack_is_resampled_upright(tmp_path: Path):
 
     stack = stack_of(write_series(tmp_path / "in", tweak=tilt))
     assert stack.repairs == ("tilt_corrected",)
-    assert convert(task_of(stack, tmp_path)).shape == (10, 10, 6)
+    assert convert_with_decoder(task_of(stack, tmp_path)).shape == (10, 10, 6)
     axes = nib.load(tmp_path / "volume.nii.gz").affine[:3, :3]
     np.testing.assert_allclose(axes.T @ axes, np.diag([1.25**2, 1.5**2, 9.0]), atol=1e-4)

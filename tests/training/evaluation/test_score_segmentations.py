@@ -12,7 +12,7 @@ from medmim.data.dataset.manifest import read_dataset
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for
 from medmim.training.evaluation.inference import segment
-from medmim.training.evaluation.segmentation_scores import (
+from medmim.training.evaluation.score_segmentations import (
     FINAL,
     CaseScore,
     FinalMetrics,

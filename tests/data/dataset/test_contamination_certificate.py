@@ -6,7 +6,7 @@ import json
 import pytest
 import tiny
 
-from medmim.data.dataset.contamination import (
+from medmim.data.dataset.contamination_certificate import (
     CONTAMINATED,
     EXACT_ONLY,
     NONE_FOUND,

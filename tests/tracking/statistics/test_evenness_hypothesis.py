@@ -1,6 +1,6 @@
 import pytest
 
-from medmim.tracking.statistics.mask_evenness import evenness_and_score, unevenness
+from medmim.tracking.statistics.evenness_hypothesis import evenness_and_score, unevenness
 
 MASKS = ["a", "b", "c", "d", "e", "f", "g"]
 

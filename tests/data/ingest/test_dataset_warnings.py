@@ -8,7 +8,7 @@ import pytest
 from ingest_source import label_array, run_ingest, save_picture, save_volume, scan_array
 
 from medmim.data.formats.images import label_colours
-from medmim.data.ingest.checks import doubtful_labels, warning_text
+from medmim.data.ingest.dataset_warnings import doubtful_labels, warning_text
 from medmim.errors import DataError
 
 

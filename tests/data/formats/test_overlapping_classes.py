@@ -7,7 +7,7 @@ import pytest
 from ingest_source import save_volume
 
 from medmim.data.formats.nifti import read_image
-from medmim.data.formats.region_codes import encode_regions, merge_regions, recode_label
+from medmim.data.formats.overlapping_classes import encode_regions, merge_regions, recode_label
 from medmim.errors import DataError
 
 SHAPE = (6, 5, 4)

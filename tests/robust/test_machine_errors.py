@@ -1,4 +1,4 @@
-"""Ordinary troubles of a machine end a command with one line, a remedy and the exit code 1."""
+"""Ordinary errors of a machine end a command with one line, a remedy and the exit code 1."""
 
 import contextlib
 import ctypes

@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from medmim.cli import Medmim
-from medmim.cli.troubles import explain, explain_exhausted
+from medmim.cli.machine_errors import explain, explain_exhausted
 from medmim.errors import DataError
 
 

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from medmim.cli import main
 from medmim.errors import RunError
-from medmim.stages.delete_runs import delete_runs, leftovers, remove
+from medmim.stages.clean import delete_runs, leftovers, remove
 from medmim.stages.store_listing import list_runs
 
 

@@ -13,8 +13,8 @@ from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from medmim.data.dicom.convert import convert
-from medmim.data.dicom.pixel_data import PixelDataElement, missing_pixels, read_element
+from medmim.data.dicom.convert_with_decoder import convert_with_decoder
+from medmim.data.dicom.pixel_data_element import PixelDataElement, missing_pixels, read_element
 from medmim.data.formats.nifti import read_image
 from medmim.data.ingest.scan import scan_file
 
@@ -62,7 +62,7 @@ def test_uncompressed_pixels_that_are_called_compressed_are_read_and_noted(tmp_p
     stack = stack_of(paths)
     assert stack.repairs == ("transfer_syntax_ignored",)
     task = task_of(stack, tmp_path)
-    assert convert(task).measured["slices_uncompressed"] == 4
+    assert convert_with_decoder(task).measured["slices_uncompressed"] == 4
     array = read_image(Path(task.target)).array
     np.testing.assert_array_equal(array[:, :, 1].T, datasets[1].pixel_array)
 
@@ -84,7 +84,7 @@ def test_pixels_longer_than_needed_are_read(tmp_path: Path):
     for extra in (2, 160):
         paths = save_all(tmp_path, [longer(make_slice(place), extra) for place in range(4)])
         task = task_of(stack_of(paths), tmp_path)
-        assert convert(task).reason == ""
+        assert convert_with_decoder(task).reason == ""
         np.testing.assert_array_equal(
             read_image(Path(task.target)).array[:, :, 1].T, make_slice(1).pixel_array
         )

@@ -10,8 +10,8 @@ from medmim.data.dataset.channels import group_channels
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.formats.nifti import frames_of, read_image
 from medmim.data.ingest.cases import LayoutCase
-from medmim.data.ingest.frames import split_frames
 from medmim.data.ingest.infer_roles import AmbiguousLayoutError
+from medmim.data.ingest.nifti_fourth_axis import split_frames
 from medmim.stages.ingest import ingest, preview
 
 SHAPE = (6, 7, 8)

@@ -1,26 +1,24 @@
-"""Task and result of a conversion of DICOM slices, with the scaling and the last checks of its values."""
+"""Task and result of a conversion of DICOM slices, with the last checks of its values."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Shaped
+from jaxtyping import Float64
 from pydantic import BaseModel, ConfigDict, Field
 
 from medmim.data.dicom.gantry_tilt import upright
 from medmim.data.dicom.header import Kind
-from medmim.data.dicom.pixel_data import RawPixelData
+from medmim.data.dicom.pixel_data_element import RawPixelData
+from medmim.data.dicom.rescale import Stored
 from medmim.data.formats import geometry
 from medmim.data.formats.labels import class_numbers
 from medmim.data.formats.nifti import Image, check_image
 from medmim.data.formats.write_volume import write_volume
 from medmim.errors import DataError
 
-Stored = Shaped[np.ndarray, "slices rows columns"]
-Scales = Float64[np.ndarray, "slices 2"]
 MAX_VOXELS_OFF = 0.5
-_EXACT = 2**24  # float32 represents all integers up to this one
 
 
 class ConversionTask(BaseModel):
@@ -119,27 +117,6 @@ class MeasuredError(DataError):
 def refusal(error: DataError) -> ConversionResult:
     """Return the result of a conversion that was refused."""
     return ConversionResult(reason=error.reason, measured=getattr(error, "measured", {}))
-
-
-def scaled(stored: Stored, scales: Scales) -> Stored:
-    """Return values with slope and intercept: integers as int16 where they fit, others as float32.
-
-    Values without a scale keep their type; scaled integers that do not fit are int32.
-    """
-    if (scales == (1.0, 0.0)).all():
-        short = stored.dtype.itemsize == 2 and stored.max() < 1 << 15
-        return stored.astype("<i2", copy=False) if short else stored
-    extremes = np.stack([stored.min(axis=(1, 2)), stored.max(axis=(1, 2))], axis=1).astype(np.float64)
-    ends = extremes * scales[:, :1] + scales[:, 1:]
-    whole = np.array_equal(scales, np.rint(scales)) and max(np.abs(ends).max(), np.abs(scales).max()) < _EXACT
-    limits = np.iinfo(np.int16)
-    short = limits.min <= ends.min() and ends.max() <= limits.max
-    kind = np.float32 if not whole else np.int16 if short else np.int32
-    between = np.int32 if whole else np.float64  # products may wrap around; the sums, which fit, are right
-    values: Stored = np.empty(stored.shape, kind)
-    for one, raw, (slope, intercept) in zip(values, stored, scales, strict=True):
-        one[:] = raw.astype(between) * between(slope) + between(intercept)
-    return values
 
 
 def finish(values: Stored, task: ConversionTask, measured: dict[str, float]) -> ConversionResult:

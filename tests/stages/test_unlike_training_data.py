@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
-from medmim.stages.applicability import TRAINING_DATA, summarize, unlike_training_data
+from medmim.stages.unlike_training_data import TRAINING_DATA, summarize, unlike_training_data
 
 
 def volume(root, subject="p", *, shape=(40, 50, 36), spacing=1.0, lowest=0.0, modality="OT"):

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from medmim.training.evaluation.classification_metrics import arrays, confusion, macro_f1
-from medmim.training.evaluation.patient_scores import (
+from medmim.training.evaluation.regression_metrics import patient_values, r2_of
+from medmim.training.evaluation.resampled_metrics import (
     MEASURES,
     average,
     measure_of,
@@ -10,7 +11,6 @@ from medmim.training.evaluation.patient_scores import (
     never_predicted,
     pseudo_values,
 )
-from medmim.training.evaluation.regression_metrics import patient_values, r2_of
 
 
 def dice_rows(values, metric="dice"):

@@ -2,7 +2,7 @@
 
 import tiny
 
-from medmim.data.dataset.look_alikes import (
+from medmim.data.dataset.duplicate_patients import (
     MAX_IMAGES,
     find_equal_voxels,
     find_look_alike_patients,

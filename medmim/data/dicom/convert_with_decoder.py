@@ -13,21 +13,19 @@ from pathlib import Path
 import numpy as np
 from pydantic import validate_call
 
-from medmim.data.dicom.conversion import (
+from medmim.data.dicom.conversion_task import (
     MAX_VOXELS_OFF,
     ConversionResult,
     ConversionTask,
     MeasuredError,
-    Scales,
-    Stored,
     deviation_mm,
     finish,
     refusal,
-    scaled,
 )
 from medmim.data.dicom.dcm2niix import FdLinks, run_converter
 from medmim.data.dicom.decode import Reader, write_frame
 from medmim.data.dicom.gantry_tilt import is_tilted
+from medmim.data.dicom.rescale import Scales, Stored, rescale
 from medmim.data.formats import geometry
 from medmim.data.formats.nifti import Image
 from medmim.data.formats.safe_open import is_plain
@@ -35,7 +33,7 @@ from medmim.errors import DataError
 
 
 @validate_call
-def convert(task: ConversionTask) -> ConversionResult:
+def convert_with_decoder(task: ConversionTask) -> ConversionResult:
     """Decode the slices of one stack, check the volume and write it; runs in a sandbox."""
     folder = Path(tempfile.mkdtemp(prefix=f"{Path(task.staging).name}.", dir=Path(task.staging).parent))
     try:
@@ -53,7 +51,7 @@ def _checked_values(task: ConversionTask, folder: Path) -> tuple[Stored, dict[st
     scales = np.asarray(task.scales, np.float64)
     decoded, slack, compressed = _decode(task)
     if decoded is not None and not compressed:
-        return scaled(decoded, scales), {"slices_uncompressed": float(len(task.files))}
+        return rescale(decoded, scales), {"slices_uncompressed": float(len(task.files))}
     resampled = bool(task.heights_mm) or is_tilted(task.grid, len(task.files))  # by dcm2niix
     image = None if resampled else _run_dcm2niix(task, scales, folder)
     if image is not None and task.kind == "tile" and image.array.shape[2] != len(task.files):
@@ -64,7 +62,7 @@ def _checked_values(task: ConversionTask, folder: Path) -> tuple[Stored, dict[st
         if image is None:
             raise MeasuredError("conversion_failed")
         return image.array.transpose(2, 1, 0), {"slices_compared": 0.0}
-    values = scaled(decoded, scales)
+    values = rescale(decoded, scales)
     if image is not None:
         _compare(image, values, scales, slack)
     return values, {"slices_compared": float(len(task.files) if image is not None else 0)}

@@ -1,4 +1,4 @@
-"""Values get their scale and type, uneven stacks an even grid, reversed rows their order."""
+"""Uneven stacks get an even grid, reversed rows their order."""
 
 from __future__ import annotations
 
@@ -10,21 +10,10 @@ import pytest
 from dicom_maker import OBLIQUE, make_slice, move, save_all, stack_of, task_of, unit
 from pydicom.dataset import FileDataset
 
-from medmim.data.dicom.conversion import ConversionTask, scaled
-from medmim.data.dicom.uncompressed import convert_raw
+from medmim.data.dicom.conversion_task import ConversionTask
+from medmim.data.dicom.convert_uncompressed import convert_uncompressed
 
 NORMAL = np.cross(unit(OBLIQUE)[:3], unit(OBLIQUE)[3:])
-
-
-@pytest.mark.parametrize(
-    ("scale", "kind"),
-    [((1, 0), "<i2"), ((1, -1024), "int16"), ((500, 0), "int32"), ((0.5, 0), "float32")],
-)
-def test_scaled_values_have_the_smallest_exact_type(scale: tuple[float, float], kind: str):
-    stored = np.arange(400, dtype="<u2").reshape(4, 10, 10)
-    values = scaled(stored, np.array([scale] * 4, float))
-    assert values.dtype == kind
-    np.testing.assert_allclose(values, stored.astype(float) * scale[0] + scale[1])
 
 
 def ramp(places: list[float]) -> list[FileDataset]:
@@ -45,7 +34,7 @@ def uneven_task(tmp_path: Path, **update: object) -> ConversionTask:
 
 
 def test_uneven_slices_are_interpolated_on_an_even_grid(tmp_path: Path):
-    result = convert_raw(uneven_task(tmp_path, regrid=True))
+    result = convert_uncompressed(uneven_task(tmp_path, regrid=True))
     assert result.shape == (10, 8, 13)
     assert result.measured["regridded_slices"] == 13
     image = nib.load(tmp_path / "volume.nii.gz")
@@ -55,13 +44,13 @@ def test_uneven_slices_are_interpolated_on_an_even_grid(tmp_path: Path):
 
 
 def test_uneven_slices_are_kept_with_their_mean_spacing(tmp_path: Path):
-    result = convert_raw(uneven_task(tmp_path))
+    result = convert_uncompressed(uneven_task(tmp_path))
     assert result.shape == (10, 8, 9)
     assert result.spacing_mm[2] == pytest.approx(36.0 / 8, abs=1e-3)
 
 
 def test_reversed_rows_are_turned_back(tmp_path: Path):
     paths = save_all(tmp_path / "in", [make_slice(place) for place in range(4)])
-    convert_raw(task_of(stack_of(paths), tmp_path, reversed_rows=True))
+    convert_uncompressed(task_of(stack_of(paths), tmp_path, reversed_rows=True))
     array = np.asanyarray(nib.load(tmp_path / "volume.nii.gz").dataobj)
     np.testing.assert_array_equal(array[:, :, 2].T, make_slice(2).pixel_array[::-1])

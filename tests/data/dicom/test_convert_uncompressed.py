@@ -13,9 +13,9 @@ from dicom_maker import CT, OBLIQUE, Tweak, stack_of, task_of, write_series
 from pydicom.dataset import FileDataset
 from pydicom.uid import ImplicitVRLittleEndian
 
-from medmim.data.dicom.conversion import ConversionTask
-from medmim.data.dicom.convert import convert
-from medmim.data.dicom.uncompressed import convert_raw
+from medmim.data.dicom.conversion_task import ConversionTask
+from medmim.data.dicom.convert_uncompressed import convert_uncompressed
+from medmim.data.dicom.convert_with_decoder import convert_with_decoder
 from medmim.data.ingest.scan import scan_file
 
 
@@ -75,7 +75,7 @@ TWEAKS: dict[str, Tweak] = {
 def test_volume_equals_the_decoded_one(tmp_path: Path, name: str, orientation: tuple[float, ...]):
     raw = task(tmp_path, sop=CT, tweak=TWEAKS[name], orientation=orientation)
     decoded = raw.model_copy(update={"raw": (), "target": str(tmp_path / "decoded.nii.gz")})
-    result, expected = convert_raw(raw), convert(decoded)
+    result, expected = convert_uncompressed(raw), convert_with_decoder(decoded)
     assert result == expected
     assert (result.reason, result.measured["slices_uncompressed"]) == ("", 6)
     first, second = nib.load(raw.target), nib.load(decoded.target)
@@ -85,7 +85,7 @@ def test_volume_equals_the_decoded_one(tmp_path: Path, name: str, orientation: t
 
 def test_bits_beyond_those_stored_are_cleared(tmp_path: Path):
     given = task(tmp_path, sop=CT, tweak=unused_bits)
-    convert_raw(given)
+    convert_uncompressed(given)
     assert np.asanyarray(nib.load(given.target).dataobj).max() == 79 * 50 + 5
 
 
@@ -93,7 +93,7 @@ def test_wrong_order_is_noticed(tmp_path: Path):
     given = task(tmp_path)
     places = list(given.places)
     places[1], places[2] = places[2], places[1]
-    result = convert_raw(given.model_copy(update={"places": tuple(places)}))
+    result = convert_uncompressed(given.model_copy(update={"places": tuple(places)}))
     assert (result.reason, round(result.measured["deviation_mm"], 3)) == ("geometry_mismatch", 3.0)
     assert not Path(given.target).exists()
 
@@ -109,7 +109,7 @@ def test_headers_that_contradict_the_grid_are_noticed(tmp_path: Path, fault: str
     else:
         affine[:3, [0, 1]] = affine[:3, [1, 0]]
     changed = ConversionTask.model_validate(given.model_dump() | {"affine": affine.tolist()})
-    assert convert_raw(changed).reason == "geometry_mismatch"
+    assert convert_uncompressed(changed).reason == "geometry_mismatch"
 
 
 @pytest.mark.parametrize("fault", ["touched", "cut"])
@@ -122,7 +122,7 @@ def test_a_file_that_changed_since_the_scan_is_refused(tmp_path: Path, fault: st
     else:
         path.write_bytes(path.read_bytes()[:-10])
         os.utime(path, ns=(modified_ns, modified_ns))
-    result = convert_raw(given)
+    result = convert_uncompressed(given)
     assert (result.reason, result.measured) == ("changed_since_scan", {})
     assert not Path(given.target).exists()
 

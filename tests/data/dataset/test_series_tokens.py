@@ -1,6 +1,6 @@
 """Only words of the vocabulary are kept from series descriptions."""
 
-from medmim.data.dataset.vocabulary import VOCABULARY, tokens_of
+from medmim.data.dataset.series_tokens import VOCABULARY, tokens_of
 
 
 def test_known_words_are_kept_in_vocabulary_order():

@@ -13,7 +13,7 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import RLELossless
 
 from medmim.data.dataset.manifest import DatasetInfo, read_dataset
-from medmim.data.ingest.copies import hash_content, hash_file, hash_pixels
+from medmim.data.ingest.dicom_copies import hash_content, hash_file, hash_pixels
 from medmim.errors import DataError
 from medmim.stages.ingest import ingest
 

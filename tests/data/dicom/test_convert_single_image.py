@@ -12,8 +12,8 @@ from frames_maker import item, make_picture
 from pydicom.dataset import FileDataset
 from pydicom.uid import JPEGLSLossless
 
-from medmim.data.dicom.conversion import ConversionResult
-from medmim.data.dicom.single_image import convert_single_image
+from medmim.data.dicom.conversion_task import ConversionResult
+from medmim.data.dicom.convert_single_image import convert_single_image
 from medmim.data.dicom.slices import SingleImage
 from medmim.data.formats.nifti import read_image
 

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from medmim.errors import RunError, Stopped
 from medmim.operating_system import signals
 from medmim.training.callbacks import Log, ValidationCallback, completes_step
-from medmim.training.resume.states import save_state
+from medmim.training.resume.checkpoint_files import save_state
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _SAVING = signals("SIGUSR1")

@@ -2,8 +2,8 @@ import inspect
 
 import pytest
 
-from medmim.tracking.recorder import MemoryRecorder, Recorder
-from medmim.tracking.run_recorder import RunRecorder
+from medmim.tracking.mlflow_recorder import MlflowRecorder
+from medmim.tracking.recorder_interface import MemoryRecorder, Recorder
 from medmim.training.callbacks import Log
 
 METHODS = ["settings", "tags", "metrics", "picture", "text", "file", "finish"]
@@ -13,7 +13,7 @@ def public(kind):
     return {name for name, value in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("kind", [MemoryRecorder, RunRecorder])
+@pytest.mark.parametrize("kind", [MemoryRecorder, MlflowRecorder])
 def test_recorders_implement_the_interface(kind):
     assert public(Recorder) == set(METHODS)
     assert set(METHODS) <= public(kind)

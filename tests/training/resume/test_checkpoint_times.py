@@ -6,10 +6,10 @@ import pytest
 from fake_trainer import Module, Trainer
 
 from medmim.errors import RunError, Stopped
-from medmim.tracking.recorder import MemoryRecorder
+from medmim.tracking.recorder_interface import MemoryRecorder
 from medmim.training.budget import Budget
 from medmim.training.callbacks import ValidationCallback
-from medmim.training.resume.autosave import Checkpoints, Signals
+from medmim.training.resume.checkpoint_times import Checkpoints, Signals
 
 
 class Saving:

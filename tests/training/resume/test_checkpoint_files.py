@@ -17,7 +17,7 @@ from torch import nn
 
 from medmim import files
 from medmim.errors import RunError
-from medmim.training.resume.states import (
+from medmim.training.resume.checkpoint_files import (
     KEPT,
     StateIO,
     encode_state,

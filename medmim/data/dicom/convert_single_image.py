@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 from pydantic import validate_call
 from pydicom.pixels import apply_color_lut, pixel_array
 
-from medmim.data.dicom.conversion import ConversionResult, ConversionTask, refusal
+from medmim.data.dicom.conversion_task import ConversionResult, ConversionTask, refusal
 from medmim.data.dicom.dcm2niix import run_converter
 from medmim.data.dicom.decode import (
     GDCM_SYNTAXES,
@@ -22,7 +22,7 @@ from medmim.data.dicom.decode import (
     read_pixels,
     write_frame,
 )
-from medmim.data.dicom.header import number
+from medmim.data.dicom.rescale import Grey, apply_tables, smallest_type
 from medmim.data.formats.geometry import align_axes
 from medmim.data.formats.nifti import Image, check_image
 from medmim.data.formats.safe_open import quiet_pydicom
@@ -38,7 +38,6 @@ _TAGS = (
     "SegmentedBluePaletteColorLookupTableData",
 )  # fmt: skip
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the weights of the standard's own YBR
-Grey = Shaped[np.ndarray, "rows columns"]
 
 
 @validate_call
@@ -55,9 +54,9 @@ def convert_single_image(task: ConversionTask) -> ConversionResult:
         with quiet_pydicom():
             pixels, repairs, flags = _decode(dataset, task.frames[0], folder)
             if pixels.ndim == 2:
-                pixels, more = _apply_tables(pixels, dataset, invert=task.kind == "picture")
+                pixels, more = apply_tables(pixels, dataset, invert=task.kind == "picture")
                 flags |= more
-        array = _smallest_type(_grey(pixels)).T[..., None]
+        array = smallest_type(_grey(pixels)).T[..., None]
         check_image(Image(np.repeat(array, 2, axis=2), task.grid))  # one slice is no fault here
         measured = {"slices_compared": float(not flags.pop("one_decoder", ""))}
         facts = write_volume(Image(array, task.grid), Path(task.target))
@@ -105,51 +104,9 @@ def _through_converter(dataset: pydicom.FileDataset, frame: int, folder: Path) -
     return np.ascontiguousarray(turned.array[:, :, 0].T)
 
 
-def _apply_tables(pixels: Grey, dataset: pydicom.FileDataset, *, invert: bool) -> tuple[Grey, dict[str, str]]:
-    """Apply the tables of the header, and invert MONOCHROME1 within the range that its bits allow."""
-    bits = int(dataset.get("BitsStored") or dataset.BitsAllocated)
-    low = -(2 ** (bits - 1)) if int(dataset.get("PixelRepresentation") or 0) else 0
-    values, ends = pixels.astype(np.float64), np.array([low, low + 2**bits - 1], np.float64)
-    if dataset.get("ModalityLUTSequence"):
-        values, ends = _look_up(values, dataset.ModalityLUTSequence[0])
-    else:
-        slope, intercept = number(dataset, "RescaleSlope") or 1.0, number(dataset, "RescaleIntercept") or 0.0
-        values, ends = values * slope + intercept, ends * slope + intercept
-    if dataset.get("VOILUTSequence"):
-        values, ends = _look_up(values, dataset.VOILUTSequence[0])
-    inverse = str(dataset.get("PresentationLUTShape") or "").strip().upper() == "INVERSE"
-    if not invert or not (inverse or dataset.PhotometricInterpretation == "MONOCHROME1"):
-        return values, {}
-    return ends.sum() - values, {"inverted": "monochrome1"}
-
-
-def _look_up(values: Grey, table: pydicom.Dataset) -> tuple[Grey, Shaped[np.ndarray, "2"]]:
-    """Return values through a table, which is constant beyond its ends, and the range that its bits allow."""
-    count, first, bits = (int(value) for value in table.LUTDescriptor)
-    data = table.LUTData
-    wide = bits > 8 or (isinstance(data, bytes) and len(data) >= 2 * (count or 1 << 16))
-    entries = np.frombuffer(data, "<u2" if wide else "u1") if isinstance(data, bytes) else np.asarray(data)
-    entries = entries[: count or 1 << 16].astype(np.float64)
-    if first >= 1 << 15 and values.min() < 0:
-        first -= 1 << 16  # a signed number that the file calls unsigned
-    places = np.clip(values - first, 0, len(entries) - 1).astype(np.int64)
-    return entries[places], np.array([0.0, 2.0**bits - 1.0])
-
-
 def _grey(pixels: Shaped[np.ndarray, "..."]) -> Grey:
     if pixels.ndim == 2:
         return pixels
     if (pixels == pixels[..., :1]).all():
         return np.ascontiguousarray(pixels[..., 0])
     return (pixels[..., :3].astype(np.float32) @ np.array(_LUMA, np.float32)).astype(np.float32)
-
-
-def _smallest_type(values: Grey) -> Grey:
-    """Return integral values as integers, others as float32."""
-    if values.dtype.kind in "iu":
-        return values
-    if np.isfinite(values).all() and np.array_equal(values, np.rint(values)) and np.abs(values).max() < 2**24:
-        limits = np.iinfo(np.int16)
-        fits = values.min() >= limits.min and values.max() <= limits.max
-        return values.astype(np.int16 if fits else np.int32)
-    return values.astype(np.float32)
