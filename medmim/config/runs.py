@@ -220,14 +220,12 @@ class FinetuneSettings(RunSettings):
         encoder_lr: learning rate of the encoder relative to `lr`; 0 freezes the encoder.
         layer_decay: factor between the learning rates of successive encoder layers.
         freeze_until: share of the training after which the encoder starts to train.
-        ema: decay of the moving average of weights; 0: no average. In early steps it is at most
-            (1 + n) / (10 + n) at step n.
-        patience: number of validations without a better score after which training stops, where validation
-            selects the weights; None: the whole length is trained.
-        regulariser: mask_any_net: also train the task on masked images whose hidden parts a second branch
-            reuses.
-        init_decoder: whether a segmenter also starts from the decoder of a pretrained U-Net, as of dense MAE,
-            where it fits.
+        ema: decay of the moving average of weights, at most (1 + n) / (10 + n) at step n; 0: no average.
+        patience: stop after so many validations without a better score; None: train the whole length.
+        channel_dropout: probability that an input channel of a training patch is 0, its mean after
+            normalisation; one stays. Such a model predicts visits that lack channels, filled with 0.
+        regulariser: mask_any_net: also train on masked images whose hidden parts a second branch reuses.
+        init_decoder: whether a segmenter also loads what fits of a pretrained decoder, as of dense MAE.
         foreground_fraction: share of patches centred on a labelled class, each equally often, or on a box.
         augment: none, light, nnunet, a YAML file, or module:callable; None: nnunet for segment, else light.
         ignore_label: label value of voxels without a known label; None: that of the dataset.
@@ -254,8 +252,8 @@ class FinetuneSettings(RunSettings):
     renamed_inside: ClassVar[Mapping[str, Mapping[str, str]]] = {"mode": {"probe": "linear_probe"}}
     presets: ClassVar[str] = "finetune"
     newer: ClassVar[frozenset[str]] = frozenset(
-        {"init_map", "labels", "annotated_classes", "regions", "partially_labelled", "targets", "column"}
-    )
+        ("init_map", "labels", "annotated_classes", "regions", "partially_labelled", "targets", "column")
+    ) | {"channel_dropout"}
 
     task: str = "segment"
     task_options: dict[str, Any] = Field(default_factory=dict)
@@ -270,6 +268,7 @@ class FinetuneSettings(RunSettings):
     freeze_until: float = Field(default=0.0, ge=0, lt=1)
     ema: float = Field(default=0.0, ge=0, lt=1)
     patience: int | None = Field(default=None, gt=0)
+    channel_dropout: float = Field(default=0.0, ge=0, lt=1)
     regulariser: Literal["mask_any_net"] | None = None
     init_decoder: bool = True
     foreground_fraction: float = Field(default=0.5, ge=0, le=1)
@@ -286,6 +285,8 @@ class FinetuneSettings(RunSettings):
             raise ValueError("expected one of num_labelled, label_fraction, got both")
         if bool(self.targets) != bool(self.column):
             raise ValueError("expected targets and column together, such as --targets ages.csv --column age")
+        if self.channel_dropout and self.in_channels < 2:
+            raise ValueError("expected several channels with channel_dropout, such as --channels t1,flair")
         if self.patience is not None and self.devices * self.nodes > 1:
             raise ValueError("expected one process with patience, whose clock decides when to validate")
         return self

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from medmim.data.dataset.manifest import VolumeRecord
+from medmim.data.dataset.channels import ChannelStack, missing_channels, unmatched_channels, visits_of
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.formats.nifti import read_image
 from medmim.errors import DataError, counted
-from medmim.training.tasks.trained_model import TrainedModel
+from medmim.training.tasks.trained_model import DROPOUT, TrainedModel
 
 UNLIKE = "unlike_training_data"  # reason of a refusal
-TRAINING_DATA = "training_data"  # key in the description of a model
+TRAINING_DATA = "training_data"  # keys in the description of a model
+CHANNEL_MODALITIES = "channel_modalities"
 _UNKNOWN = "OT"  # modality, such as of NIfTI files
 _READ = 16  # volumes whose intensities are read
 _FACTOR = 2.0  # scans may be this much smaller or larger than the training data
@@ -106,10 +108,14 @@ def unlike_training_data(description: Mapping[str, Any], volume: VolumeRecord, r
 
 
 def _difference(data: TrainingData, volume: VolumeRecord, root: Path) -> str | None:
-    flat = min(volume.shape) == 1
+    flat, known = min(volume.shape) == 1, 0 not in missing_channels(volume)  # what is known is of channel 0
     if not (data.images_2d if flat else data.volumes_3d):
         return "it is a single 2D image" if flat else "it is a volume"
-    if _UNKNOWN not in (*data.modalities, volume.modality) and volume.modality not in data.modalities:
+    if (
+        known
+        and _UNKNOWN not in (*data.modalities, volume.modality)
+        and volume.modality not in data.modalities
+    ):
         return f"it is {volume.modality}"
     if volume.flags.get("spacing") != "unknown":
         for name, values, ranges in (
@@ -119,7 +125,7 @@ def _difference(data: TrainingData, volume: VolumeRecord, root: Path) -> str | N
             pairs = list(zip(values, ranges, strict=True)) if ranges else []
             if any(not low / _FACTOR <= value <= high * _FACTOR for value, (low, high) in pairs):
                 return f"it has {name} of {'×'.join(f'{value:.3g}' for value in values)} mm"
-    return _intensity_difference(data, _lowest(volume, root)) if data.lowest else None
+    return _intensity_difference(data, _lowest(volume, root)) if data.lowest and known else None
 
 
 def _intensity_difference(data: TrainingData, lowest: float) -> str | None:
@@ -145,10 +151,50 @@ def with_modality(trained: TrainedModel, volume: VolumeRecord, *, force: bool = 
         and not trained.description.get("pictures", True)
     ):
         raise DataError(f"volume {volume.id} is one slice, expected a volume", reason="one_slice_for_3d")
-    modalities = trained.description.get("modalities", ())
+    told = trained.description
+    modalities = told.get("modalities", ())
+    if isinstance(volume, ChannelStack):
+        known = told.get(CHANNEL_MODALITIES) or [modalities] * len(trained.channels)
+        pairs = zip(volume.channels, volume.places, strict=True)
+        stated = tuple(_stated(channel, known[place]) for channel, place in pairs)
+        volume = volume.model_copy(update={"channels": stated})
+    return _stated(volume, modalities)
+
+
+def _stated(volume: VolumeRecord, modalities: Sequence[str]) -> VolumeRecord:
+    """Return the volume with the only one of some modalities, if it has none."""
     if volume.modality != _UNKNOWN or len(modalities) != 1:
         return volume
     return volume.model_copy(update={"modality": modalities[0]})
+
+
+def check_channels(
+    trained: TrainedModel, dataset: Dataset, log: Callable[[str], None], names: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Log the channels that visits lack; return the lines about those that are predicted without them.
+
+    Raises:
+        DataError: if no visit can be predicted.
+    """
+    (cases, rest), wanted = trained.cases(dataset, incomplete=True), trained.channels
+    filled = {case.id: [wanted[number] for number in missing_channels(case)] for case in cases}
+    lines = [
+        f"{names[name]}: no {', '.join(lacking)}: filled with 0, the mean after normalisation, as in training"
+        for name, lacking in filled.items()
+        if lacking
+    ]
+    numbered = ", such as case_0000.nii.gz and case_0001.nii.gz" if "channel0" in wanted else ""
+    dropout = "" if trained.description.get(DROPOUT) else ", or use a model trained with channel_dropout"
+    remedy = f"expected one volume for each of {', '.join(wanted)}{numbered}: add what is missing{dropout}"
+    refused = [
+        f"{names[visit[0].id]}: {unmatched_channels(visit, wanted)}; {remedy}" for visit in visits_of(rest)
+    ]
+    if refused and not cases:
+        more = f" (and {counted(len(refused) - 1, 'more visit')})" if len(refused) > 1 else ""
+        raise DataError(f"refused {refused[0]}{more}", reason="channel_missing")
+    for line in (*lines, *refused):
+        log(f"warning: {line}")
+    return tuple(lines)
 
 
 def modality_warnings(

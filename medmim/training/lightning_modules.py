@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from einops import rearrange
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings
@@ -63,8 +64,7 @@ class PretrainingModule(L.LightningModule):
         if not self.settings.hide_channels:
             return None
         generator = torch_stream(self.settings.seed, "channels", self.global_step)
-        chance = torch.rand(images.shape[1], generator=generator)
-        kept = (chance >= self.settings.hide_channels) | (chance == chance.max())
+        kept = _kept_channels(images.shape[1], self.settings.hide_channels, generator)
         return kept.to(images).reshape(-1, *[1] * (images.dim() - 2))
 
     def _without_hidden_channels(
@@ -107,6 +107,12 @@ class PretrainingModule(L.LightningModule):
             head_decay=self.head_decay,
             undecayed=self.method.undecayed,
         )
+
+
+def _kept_channels(count: int, dropped: float, generator: torch.Generator) -> Bool[Tensor, " channels"]:
+    """Return which channels are kept, each with probability 1 - dropped, and at least one."""
+    chance = torch.rand(count, generator=generator)
+    return (chance >= dropped) | (chance == chance.max())
 
 
 def in_views(images: Tensor, views: int) -> Images:
@@ -166,6 +172,8 @@ class FinetuningModule(L.LightningModule):
         """Return the loss of one batch."""
         for layer in self.frozen:  # batch norms keep their statistics too
             layer.eval()
+        if self.settings.channel_dropout:
+            batch = {**batch, "image": self._with_dropped_channels(batch)}
         loss = self.loss(self.network, batch)
         if self.reuse:
             share = share_of_step(self, batch_idx)
@@ -173,6 +181,13 @@ class FinetuningModule(L.LightningModule):
             with frozen_batch_norm_statistics(self.network):  # evaluation is on plain images
                 loss = loss + WEIGHT * self.loss(*again)
         return loss
+
+    def _with_dropped_channels(self, batch: dict[str, Tensor]) -> Images:
+        """Return the images with some channels replaced by 0, drawn for each sample by its number."""
+        images, dropped = batch["image"], self.settings.channel_dropout
+        streams = [torch_stream(self.settings.seed, "channels", int(number)) for number in batch["draw"]]
+        kept = torch.stack([_kept_channels(images.shape[1], dropped, one) for one in streams]).to(images)
+        return images * kept.reshape(*kept.shape, *[1] * (images.dim() - 2))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then update the moving average."""

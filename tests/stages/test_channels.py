@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from medmim import files
 from medmim.config.runs import FinetuneSettings, PretrainSettings
@@ -16,12 +18,16 @@ from medmim.data.formats.write_volume import encode_image
 from medmim.data.loading.preprocess import VolumeLoader, preprocess
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.errors import DataError, UsageError
+from medmim.stages.evaluate.prediction_source import EvaluationOptions
+from medmim.stages.evaluate.run import evaluate
 from medmim.stages.export.run import export
 from medmim.stages.finetune.run import finetune
 from medmim.stages.ingest import ingest
 from medmim.stages.predict.run import predict
 from medmim.stages.pretrain.run import pretrain
+from medmim.stages.unlike_training_data import with_modality
 from medmim.tracking.mlflow_store import Store
+from medmim.training.tasks.trained_model import load_trained_model
 
 CHANNELS = ("t1+pre", "t1+post", "t2", "flair")
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
@@ -68,7 +74,10 @@ def test_visits_become_cases_with_channels_in_the_order_asked_for(brats):
         assert {one.subject for one in channels_of(case)} == {case.subject}
         assert case.label
     assert channels_of(dataset.volumes[0]) == (dataset.volumes[0],)
-    assert ChannelStack.model_fields.keys() - type(dataset.volumes[0]).model_fields.keys() == {"channels"}
+    assert ChannelStack.model_fields.keys() - type(dataset.volumes[0]).model_fields.keys() == {
+        "channels",
+        "missing",
+    }
 
 
 def test_each_channel_is_normalised_for_itself(brats):
@@ -107,8 +116,19 @@ def test_one_channel_serves_four(brats):
     assert (told["in_channels"], told["channels"]) == (4, list(CHANNELS))
     run = Store(home).run(result.run_id)
     assert run.data.tags["test_patients_seen_in_pretraining"] == "0"
-    made = predict(brats / "scans", brats / "out", home=home, model=result.run_id, log=quiet)
+    made = predict(brats / "scans", brats / "out", home=home, model=result.run_id, log=said.append)
     assert len(made.volumes) == 10
+    (line,) = (one for one in said if "no flair" in one)
+    assert line.startswith("warning: BraTS-GLI-00000-000/")
+    assert " no flair (of t1+post, t1+pre, t2); expected one volume for each of t1+pre, t1+post" in line
+    assert line.endswith(": add what is missing, or use a model trained with channel_dropout")
+    options = EvaluationOptions(predictions=brats / "out", split="all")
+    evaluation = evaluate(brats / "data", brats / "evaluation", options, home=home, log=quiet)
+    assert evaluation.facts["cases"] == 11  # not every channel by itself
+    with pytest.raises(DataError, match=r"^refused BraTS-GLI-00000-000/.*: no flair .*channel_dropout$"):
+        predict(
+            brats / "scans/BraTS-GLI-00000-000", brats / "out2", home=home, model=result.run_id, log=quiet
+        )
     assert set(made.failures.values()) == {"channel_missing"}
     assert len(made.failures) == 3
     found = read_image(next((brats / "out" / "segmentations").rglob("*.nii.gz")))
@@ -117,6 +137,48 @@ def test_one_channel_serves_four(brats):
     assert exported.difference < 1e-4
     with pytest.raises(UsageError, match=r"^--format bundle: the model reads several files of a visit; use"):
         export("bundle", data=brats / "data", home=home, model=result.run_id, out=brats / "bundle", log=quiet)
+
+
+def test_a_model_trained_with_channel_dropout_predicts_visits_that_lack_a_channel(brats, home):
+    words = {**tiny.TINY, "data": brats / "data", "steps": 2, "num_evaluations": 1, "init": "scratch"}
+    settings = FinetuneSettings(**words, channels=CHANNELS, channel_dropout=0.4)
+    result = finetune(settings, home=home, log=quiet)
+    model, said, lacking = result.run_id, [], "BraTS-GLI-00000-000"
+    made = predict(brats / "scans", brats / "filled", home=home, model=model, log=said.append)
+    assert (len(made.volumes), dict(made.failures)) == (11, {})
+    (line,) = made.warnings
+    assert line.endswith(": no flair: filled with 0, the mean after normalisation, as in training")
+    assert line.startswith(lacking)
+    assert f"warning: {line}" in said
+    dataset = read_dataset(brats / "data")
+    trained = load_trained_model(result.checkpoint)
+    (case,) = (one for one in trained.cases(dataset, incomplete=True)[0] if one.missing)
+    prepared = preprocess(dataset.root, case, trained.plan)
+    assert prepared.image[:3].std() > 0.5
+    assert not prepared.image[3].any()
+    images = torch.ones(1, 4, 16, 16, 16)
+    zeroed = images.clone()
+    zeroed[:, 3] = 0
+    with trained.without_channels(case.missing):
+        found = trained.network(images)  # also where an image is padded
+    assert torch.equal(found, trained.network(zeroed))
+    assert not torch.equal(found, trained.network(images))
+    unknown = tuple(one.model_copy(update={"modality": "OT"}) for one in case.channels)
+    case = case.model_copy(update={"channels": unknown, "missing": (0,)})
+    for told, expected in (
+        (
+            {"modalities": ["CT", "PT"], "channel_modalities": [["MR"], ["CT"], ["PT"], ["CT", "PT"]]},
+            "CT PT OT",
+        ),
+        ({"modalities": ["MR"]}, "MR MR MR"),  # models of earlier versions
+    ):
+        model = replace(trained, description={"channels": CHANNELS, **told})
+        assert [one.modality for one in with_modality(model, case).channels] == expected.split()
+
+
+def test_channel_dropout_needs_channels():
+    with pytest.raises(ValueError, match="expected several channels with channel_dropout"):
+        FinetuneSettings(channel_dropout=0.2)
 
 
 def test_channels_on_different_grids_are_refused(tmp_path):

@@ -66,6 +66,26 @@ def test_whole_channels_are_hidden_from_the_encoder_but_never_all():
     assert whole == 3
 
 
+def test_channels_are_dropped_from_samples_by_their_numbers_but_never_all():
+    settings = FinetuneSettings(channels="t1,t2,flair", channel_dropout=0.5)
+    seen = []
+    network = nn.ModuleDict({"encoder": nn.Linear(1, 1)})
+
+    def loss(_, batch):
+        seen.append(batch["image"])
+        return batch["image"].sum()
+
+    module = FinetuningModule(network, loss, settings=settings)
+    for numbers in (range(64), range(60, 64)):
+        images = torch.ones(len(numbers), 3, 4, 4)
+        module.training_step({"image": images, "draw": torch.tensor(list(numbers))}, 0)
+    kept = seen[0].flatten(2)
+    assert (kept.amin(2) == kept.amax(2)).all()
+    assert kept.amax(2).any(1).all()
+    assert 0.3 < kept.mean() < 0.7
+    assert torch.equal(seen[0][60:], seen[1])
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_finetuning_step_gives_a_loss(dims):
     batch = {

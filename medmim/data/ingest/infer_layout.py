@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,8 +12,8 @@ from medmim.data.dataset.manifest import Split
 from medmim.data.dataset.splits import SPLIT_WORDS
 from medmim.data.ingest.cases import LayoutCase
 from medmim.data.ingest.dataset_json import DatasetJson
-from medmim.data.ingest.infer_roles import Candidate, Examine, infer_roles, is_body_mask
-from medmim.data.ingest.infer_subjects import infer_subjects
+from medmim.data.ingest.infer_roles import AmbiguousLayoutError, Candidate, Examine, infer_roles, is_body_mask
+from medmim.data.ingest.infer_subjects import infer_subjects, patients_of_visits
 from medmim.data.ingest.label_classes import infer_label_classes
 from medmim.data.ingest.layout_rules import InferenceRules
 from medmim.data.ingest.path_words import (
@@ -31,6 +31,7 @@ from medmim.data.ingest.path_words import (
 )
 
 _NNUNET = re.compile(r"(.+)_(\d{4})")
+_LAST_CHANNEL = "0009"
 _MODALITIES = {**MODALITIES, **dict.fromkeys(("t1", "t2", "flair", "dwi", "adc", "pd", "swi", "mr"), "MR")}
 _CLASSES = word_set(
     "benign malignant normal abnormal tumor tumour healthy disease positive covid negative yes no pneumonia "
@@ -74,7 +75,7 @@ def infer_cases(
         AmbiguousLayoutError: if two readings remain possible.
         DataError: if the user's rules do not fit the files.
     """
-    candidates = _candidates(paths, declared)
+    candidates = _candidates(paths, declared, rules.channels)
     roles = infer_roles(candidates, examine, rules.roles, expects_labels=rules.expects_labels)
     images = list(roles.images.values())
     classes = infer_label_classes(roles, examine)
@@ -109,13 +110,20 @@ def _subjects(
     if rules.subjects:
         named = rules.subjects.subjects([one.words.relative for one in images])
         return {one.path: named[one.words.relative] for one in images}, False
-    return infer_subjects(images, [one for one in candidates if one.role in ("image", "label")])
+    try:
+        return infer_subjects(images, [one for one in candidates if one.role in ("image", "label")])
+    except AmbiguousLayoutError:
+        if rules.expects_labels:
+            raise
+        return patients_of_visits(images), False
 
 
-def _candidates(paths: Mapping[str, Path], declared: Mapping[Path, DatasetJson]) -> list[Candidate]:
-    """Return the files with the roles that their names give."""
+def _candidates(
+    paths: Mapping[str, Path], declared: Mapping[Path, DatasetJson], known: int
+) -> list[Candidate]:
+    """Return the files with the roles that their names give; `known` is `InferenceRules.channels`."""
     declares = max((one.channels for one in declared.values()), default=0)
-    channels = nnunet_channels(list(paths), declares=declares)
+    channels = _numbered(paths) if known else nnunet_channels(list(paths), declares=declares)
     folders = _folder_readings(list(paths))
     words = {relative: PathWords(relative, channels.get(relative), folders) for relative in paths}
     return [Candidate(path, words[relative], words[relative].role) for relative, path in paths.items()]
@@ -162,7 +170,7 @@ def nnunet_channels(relatives: Sequence[str], *, declares: int) -> dict[str, int
     sets: dict[tuple[str, str], set[str]] = defaultdict(set)
     for (folder, _), (base, number) in stems.items():
         sets[folder, base].add(number)
-    if not sets or any("0000" not in found or max(found) > "0009" for found in sets.values()):
+    if not sets or any("0000" not in found or max(found) > _LAST_CHANNEL for found in sets.values()):
         return {}
     bases = {base for _, base in sets}
     if labels:
@@ -175,6 +183,12 @@ def nnunet_channels(relatives: Sequence[str], *, declares: int) -> dict[str, int
     places = ((relative, PurePosixPath(relative)) for relative in relatives)
     keys = {relative: (str(path.parent), bare_name(path.name)) for relative, path in places}
     return {relative: int(stems[key][1]) for relative, key in keys.items() if key in stems}
+
+
+def _numbered(relatives: Iterable[str]) -> dict[str, int]:
+    """Return the channel number of each image whose name ends in _0000 to _0009."""
+    ends = {relative: _NNUNET.fullmatch(bare_name(PurePosixPath(relative).name)) for relative in relatives}
+    return {relative: int(one[2]) for relative, one in ends.items() if one and one[2] <= _LAST_CHANNEL}
 
 
 def _studies(images: Sequence[Candidate]) -> dict[Path, str]:

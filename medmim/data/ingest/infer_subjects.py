@@ -53,6 +53,20 @@ def infer_subjects(
     return texts, alone and len(images) > 1
 
 
+def patients_of_visits(images: Sequence[Candidate]) -> dict[Path, str]:
+    """Return one patient for each visit, where who the patient is does not matter.
+
+    Raises:
+        AmbiguousLayoutError: if CT and MR images may be of one visit.
+    """
+    visits: dict[tuple[str, ...], list[Candidate]] = defaultdict(list)
+    for one in images:
+        visits[one.words.key].append(one)
+    for members in visits.values():
+        _refuse_ct_and_mr(members)
+    return {one.path: "/".join(one.words.key) for one in images}
+
+
 def _bids_subjects(images: Sequence[Candidate]) -> dict[Path, str]:
     """Return the patients of images that are all named as in BIDS, with the folders above the patient's."""
     found: dict[Path, str] = {}

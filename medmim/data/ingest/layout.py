@@ -136,9 +136,13 @@ def _inferred(
         subjects=query.rules.subjects or SubjectRule(pattern=layout.subject_pattern),
         class_folders=layout.class_folders or query.rules.class_folders,
         expects_labels=query.rules.expects_labels,
+        channels=query.rules.channels,
     )
     found = infer_cases(images, examine=query.examine, declared=declared, rules=rules)
-    cases = tuple(_completed(descriptor, case, declared=declared) for case in found.cases)
+    cases = tuple(
+        replace(case, declared_channels=case.declared_channels or rules.channels)
+        for case in (_completed(descriptor, one, declared=declared) for one in found.cases)
+    )
     used = {path for case in cases for path in case.files}
     return DatasetLayout(
         descriptor.name,

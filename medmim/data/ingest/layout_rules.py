@@ -154,10 +154,12 @@ class InferenceRules:
         subjects: rule for patients.
         class_folders: the names of the innermost folders are classes of images.
         expects_labels: whether files that may be labels without images stop the ingestion; in a folder of
-            scans to predict, they are images.
+            scans to predict, they are images, and doubts about patients do not matter.
+        channels: number of channels of a case, if it is known that names such as case_0000 number them.
     """
 
     roles: tuple[tuple[str, Role], ...] = ()
     subjects: SubjectRule = field(default_factory=SubjectRule)
     class_folders: bool = False
     expects_labels: bool = True
+    channels: int = 0

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from medmim import files
 from medmim.data.dataset.boxes import Boxes, map_boxes, stored_boxes
-from medmim.data.dataset.channels import channels_of
+from medmim.data.dataset.channels import ChannelStack, channels_of, missing_channels
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.geometry import corner_distance
 from medmim.data.formats.nifti import read_image
@@ -130,6 +130,7 @@ def _key(volume: VolumeRecord, plan: PreprocessingPlan) -> str:
     whole = plan.size if plan.view == "whole" else None
     made_of = [
         [channel.sha256 for channel in channels_of(volume)],
+        *filter(None, [missing_channels(volume)]),
         label,
         [plan.normalisation.rule_for(one).model_dump() for one in _modalities(volume, plan)],
         volume.modality,
@@ -177,6 +178,10 @@ def preprocess(root: Path, volume: VolumeRecord, plan: PreprocessingPlan) -> Pre
     affine = np.asarray(image.affine, dtype=np.float64)
     label = class_indices(loaded["label"].as_tensor(), plan) if volume.label else None
     normalised = plan.normalisation(image.as_tensor(), _modalities(volume, plan))
+    if isinstance(volume, ChannelStack) and volume.missing:
+        normalised = torch.zeros(len(volume.missing) + len(normalised), *normalised.shape[1:]).index_copy(
+            0, torch.tensor(volume.places), normalised
+        )
     return PreprocessedVolume(
         image=normalised.contiguous(),
         label=label,

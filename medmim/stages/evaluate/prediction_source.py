@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medmim.data.dataset.channels import group_channels
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.errors import DataError, counted
 from medmim.stages.evaluate.case_scores import CaseScorer, ModelScorer
@@ -59,6 +60,14 @@ class PredictionSource:
         """Content hash of the training dataset, None where it is unknown."""
         return self.trained.description.get("dataset_hash") if self.trained else None
 
+    def cases(self, dataset: Dataset) -> tuple[Sequence[VolumeRecord], Sequence[VolumeRecord]]:
+        """Return the cases of a dataset, and the volumes of visits that are none."""
+        if self.trained:
+            return self.trained.cases(dataset)
+        if self.saved and self.saved.channels:  # predictions exist of visits that lacked channels, too
+            return group_channels(dataset.volumes, self.saved.channels, incomplete=True)
+        return dataset.volumes, ()
+
 
 def find_source(options: EvaluationOptions, home: Path, log: Callable[[str], None]) -> PredictionSource:
     """Return the model or the predictions that the options name."""
@@ -85,7 +94,7 @@ def annotated_cases(
     source: PredictionSource, dataset: Dataset, split: str
 ) -> tuple[list[VolumeRecord], list[str]]:
     """Return the annotated cases of a split, and notes about volumes that are left out."""
-    volumes, rest = source.trained.cases(dataset) if source.trained else (dataset.volumes, ())
+    volumes, rest = source.cases(dataset)
     inside = [one for one in volumes if split in ("all", one.split)]
     usable = [one for one in inside if source.task.usable(one)]
     if not usable:

@@ -57,6 +57,7 @@ class SavedPredictions:
         rows: table rows by volume id, for classes, numbers and boxes.
         predicted: volumes with a prediction.
         model: name of the model, where it is known.
+        channels: words of its input channels, if a case has several volumes.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class SavedPredictions:
     rows: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
     predicted: frozenset[str] = frozenset()
     model: str = "predictions"
+    channels: tuple[str, ...] = ()
 
 
 def read_predictions(folder: Path) -> SavedPredictions:
@@ -226,19 +228,21 @@ class PredictionScorer:
 
 
 def _of_medmim(folder: Path, index: _PredictionIndex) -> SavedPredictions:
-    kind, predicted, title = index.model["task"], frozenset(index.predicted), index.model["name"]
+    kind, predicted = index.model["task"], frozenset(index.predicted)
+    channels = tuple(filter(None, index.model.get("channels", "").split(",")))
+    known: dict[str, Any] = {"predicted": predicted, "model": index.model["name"], "channels": channels}
     if kind == "segment":
         codes = {name: [int(code)] for code, name in index.classes.items()}
         place = folder / "segmentations"
         names = {volume: inner_path(index.names.get(volume, volume)) for volume in predicted}
         labels = {volume: place / f"{name}.nii.gz" for volume, name in names.items()}
-        return SavedPredictions(folder, kind, codes, labels=labels, predicted=predicted, model=title)
+        return SavedPredictions(folder, kind, codes, labels=labels, **known)
     table = folder / _TABLES.get(kind, "classes.csv")
     rows: dict[str, list[dict[str, str]]] = {}
     for row in parse_csv(table.read_text(encoding="utf-8"))[1]:
         rows.setdefault(row["volume"], []).append(row)
     named: dict[str, list[int]] = {name: [] for name in index.classes.values()}
-    return SavedPredictions(folder, kind, named, rows=rows, predicted=predicted, model=title)
+    return SavedPredictions(folder, kind, named, rows=rows, **known)
 
 
 def _values(paths: Iterable[Path]) -> list[int]:

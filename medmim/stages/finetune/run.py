@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 from medmim import files
 from medmim.config.runs import FinetuneSettings
+from medmim.data.dataset.channels import channels_of
 from medmim.data.dataset.contamination_certificate import CERTIFICATE
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.splits import patient_digest
@@ -25,7 +26,7 @@ from medmim.stages.predict.mlflow_model import mlflow_files
 from medmim.stages.registration import register
 from medmim.stages.run_header import network_lines, view_lines
 from medmim.stages.run_lifecycle import RunResult, last_metrics, train
-from medmim.stages.unlike_training_data import TRAINING_DATA, summarize
+from medmim.stages.unlike_training_data import CHANNEL_MODALITIES, TRAINING_DATA, summarize
 from medmim.tracking.comparison.runs import AT_CHANCE, CASES, SCORES
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.recorder_interface import Recorder, describe
@@ -33,6 +34,7 @@ from medmim.training.callbacks import ValidationCallback
 from medmim.training.evaluation.metric_intervals import class_sizes, intervals
 from medmim.training.evaluation.resampled_metrics import never_predicted
 from medmim.training.tasks.base import Row, Task
+from medmim.training.tasks.trained_model import DROPOUT
 from medmim.training.trainer import FitResult
 
 _SHOWN = 3  # cases of a figure
@@ -221,7 +223,9 @@ def _description(run: FinetuneRun) -> dict[str, Any]:
     return {
         "kind": settings.task,
         "arm": run.name,
-        "modalities": sorted({volume.modality for volume in train}),
+        "modalities": sorted({one.modality for volume in train for one in channels_of(volume)}),
+        CHANNEL_MODALITIES: _modalities_of_channels(train) if settings.channels else [],
+        DROPOUT: settings.channel_dropout,
         "pictures": any(min(volume.shape) == 1 for volume in train),
         "label_names": {str(value): name for value, name in run.context.names.items()},
         "head": run.head,
@@ -229,6 +233,11 @@ def _description(run: FinetuneRun) -> dict[str, Any]:
         "chosen": run.context.tuned,
         TRAINING_DATA: summarize(train, settings.data).model_dump(mode="json"),
     }
+
+
+def _modalities_of_channels(train: Sequence[VolumeRecord]) -> list[list[str]]:
+    by_channel = zip(*map(channels_of, train), strict=True)
+    return [sorted({one.modality for one in volumes}) for volumes in by_channel]
 
 
 def _register(store: Store, run: FinetuneRun, result: RunResult) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from medmim.config.runs import FinetuneSettings
-from medmim.data.dataset.channels import select_channels
+from medmim.data.dataset.channels import select_channels, unstacked_channels
 from medmim.data.dataset.contamination_certificate import UNKNOWN, Certificate
 from medmim.data.dataset.manifest import Dataset, digest_of, read_dataset
 from medmim.data.dataset.splits import Partition, limit_patients, partition
@@ -156,6 +156,8 @@ def _divide(
     if unused:
         total = len(dataset.volumes)
         log(f"left out: {unused} of {counted(total, 'image')} without {needed.removeprefix('a ')}{task.hint}")
+    if line := unstacked_channels(dataset.volumes):
+        log(f"channels: {line}")
     divided = partition(stored, fold=settings.fold, usable=task.usable, volumes=dataset.volumes)
     for name in ("train", "test"):
         if not getattr(divided, name):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from medmim import files
+from medmim.data.dataset.channels import ChannelStack, channels_of
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.ingest.sources import walk
 from medmim.notebook import NotebookResult, Table, read_picture
-from medmim.stages.predict.outputs import VolumePrediction
+from medmim.stages.predict.outputs import OUTPUTS, VolumePrediction
 from medmim.text_formats import csv_text, natural_order
+from medmim.training.tasks.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -79,24 +82,54 @@ class Predictions(NotebookResult):
         }
 
 
+INDEX = "predictions.json"
 SOURCES = "sources.csv"
+_OURS = ("segmentations", "probabilities", "dicom", "pictures", "ledger.jsonl", SOURCES)
 _COLUMNS = ("source", "fate", "reason", "patient", "volume", "prediction")
 _IMAGES = ("volume", "picture")  # reasons of accepted files whose voxels became a volume
-_CHANNEL = re.compile(r"_0000$")  # nnU-Net's mark of the first channel of a case
+_CHANNEL = re.compile(r"_000\d$")  # nnU-Net's mark of a channel of a case
+
+
+def clear(out: Path) -> None:
+    """Remove the outputs of an earlier prediction, whose volumes may not be in this source."""
+    if not (out / INDEX).is_file():
+        return
+    (out / INDEX).unlink()
+    for name in (*_OURS, *(one.table for one in OUTPUTS.values())):
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+
+
+def write_names(trained: TrainedModel, dataset: Dataset, scans: Path | None, out: Path) -> dict[str, str]:
+    """Return the name of each volume's predictions, and write the table of source files.
+
+    Args:
+        scans: source of the dataset; None: it is given as it is, and keys are the names.
+    """
+    if scans is None:
+        return {volume.id: volume.id for volume in dataset.volumes}
+    rows, paths = list(files.read_jsonl(out / "ledger.jsonl")), paths_of(scans)
+    cases, rest = trained.cases(dataset, incomplete=True)
+    names = output_names((*cases, *rest), rows, paths)
+    write_sources(out, dataset.volumes, rows, paths, names)
+    return names
 
 
 def output_names(
-    dataset: Dataset, rows: Sequence[Mapping[str, Any]], paths: Mapping[int, Path], *, channels: bool
+    cases: Sequence[VolumeRecord], rows: Sequence[Mapping[str, Any]], paths: Mapping[int, Path]
 ) -> dict[str, str]:
     """Return the name of each volume's predictions, a path below the output folder without an ending.
 
-    The names are in the order of their numbers, `case_2` before `case_10`.
-    Paths of the source files are relative to the source; a case of several files is named by its first one.
+    The names are in the order of their numbers, `case_2` before `case_10`. Paths of the source files are
+    relative to the source. A case of several files is named by its first one, without a channel's number; all
+    of its volumes have that name.
     """
     images = {
         row["volume"]: paths[row["number"]] for row in rows if _is_image(row) and row["number"] in paths
     }
-    names = {one.id: _name(one, images.get(one.id), channels=channels) for one in dataset.volumes}
+    names = {one.id: _name(one, images.get(one.id)) for one in cases}
     parts: dict[str, list[str]] = defaultdict(list)
     for volume, name in names.items():
         parts[name].append(volume)
@@ -106,6 +139,7 @@ def output_names(
         different = len(set(endings.values())) == len(volumes)
         for number, volume in enumerate(sorted(volumes) if clash else ()):
             names[volume] = f"{name}{endings[volume]}" if different else f"{name}_{number + 1}"
+    names |= {channel.id: names[one.id] for one in cases for channel in channels_of(one)}
     return dict(sorted(names.items(), key=lambda pair: natural_order(pair[1])))
 
 
@@ -142,13 +176,13 @@ def _is_image(row: Mapping[str, Any]) -> bool:
     return bool(row["fate"] == "accepted" and row["reason"] in _IMAGES and row["volume"])
 
 
-def _name(volume: VolumeRecord, path: Path | None, *, channels: bool) -> str:
+def _name(volume: VolumeRecord, path: Path | None) -> str:
     if volume.slices:
         return f"{volume.subject}/{volume.id}"
     if path is None:
         return volume.id
     name = path.name.removesuffix("".join(_endings(path)))
-    name = _CHANNEL.sub("", name) if channels else name
+    name = _CHANNEL.sub("", name) if isinstance(volume, ChannelStack) else name
     return str(path.parent / name)
 
 

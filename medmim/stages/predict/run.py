@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import files
+from medmim.data.dataset.channels import missing_channels
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.dataset.pseudonyms import KEY_FILE, Keys
 from medmim.data.dicom.write_segmentation import write_segmentation
@@ -41,14 +42,26 @@ from medmim.stages.predict.outputs import (
     VolumePrediction,
     trace_to_slices,
 )
-from medmim.stages.predict.predictions import SOURCES, Predictions, output_names, paths_of, write_sources
-from medmim.stages.unlike_training_data import UNLIKE, check_scans, modality_warnings, with_modality
+from medmim.stages.predict.predictions import (
+    INDEX,
+    SOURCES,
+    Predictions,
+    clear,
+    paths_of,
+    write_names,
+    write_sources,
+)
+from medmim.stages.unlike_training_data import (
+    UNLIKE,
+    check_channels,
+    check_scans,
+    modality_warnings,
+    with_modality,
+)
 from medmim.text_formats import csv_text
+from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.trained_model import TrainedModel, ensemble_of, load_trained_model
 
-_TABLES = tuple(one.table for one in OUTPUTS.values())
-_OURS = ("segmentations", "probabilities", "dicom", "pictures", "ledger.jsonl", SOURCES, *_TABLES)
-_INDEX = "predictions.json"
 _BARE: Mapping[str, Any] = {"label": None, "boxes": (), "target": None, "targets": {}}
 
 
@@ -85,10 +98,11 @@ def predict(
     try:
         with sole_use(out) as staging, for_scans(options.get("workers")) as sandbox:
             task = _PredictionTask(home, sandbox, progress, log, extras, force)
-            _clear(out)
-            scans, dataset = _ingest(source, out, staging, task, options)
-            names = _names(trained, scans, dataset, out)
-            result = _predict(trained, title, dataset, Predictions(out, {}, {}, names=names), task)
+            clear(out)
+            scans, dataset = _ingest(source, out, staging, task, {"rules": _rules(trained), **options})
+            names = write_names(trained, dataset, scans, out)
+            empty = Predictions(out, trained.summary(title), {}, names=names)
+            result = _predict(trained, dataset, empty, task)
             result = _link_to_dicom(trained, scans, dataset, result, task)
             _write_index(trained, result)
     except OSError as error:
@@ -101,7 +115,7 @@ def predict(
     if not result.volumes:
         raise DataError(
             f"nothing could be predicted: {counted(len(result.failures), 'volume')} failed "
-            f"({', '.join(sorted(set(result.failures.values())))}); see '{out}/{_INDEX}'",
+            f"({', '.join(sorted(set(result.failures.values())))}); see '{out}/{INDEX}'",
             reason="nothing_predicted",
         )
     return result
@@ -119,16 +133,9 @@ class _PredictionTask:
     force: bool = False
 
 
-def _clear(out: Path) -> None:
-    """Remove the outputs of an earlier prediction, whose volumes may not be in this source."""
-    if not (out / _INDEX).is_file():
-        return
-    (out / _INDEX).unlink()
-    for name in _OURS:
-        if (out / name).is_dir():
-            shutil.rmtree(out / name)
-        else:
-            (out / name).unlink(missing_ok=True)
+def _rules(trained: TrainedModel) -> InferenceRules:
+    numbered = sum(one.startswith("channel") for one in trained.channels)
+    return InferenceRules(expects_labels=False, channels=numbered)
 
 
 def _ingest(
@@ -138,9 +145,7 @@ def _ingest(
     if (source / "dataset.json").is_file():
         return None, read_dataset(source)
     if not source.exists():
-        raise UsageError(
-            f"source '{source}' does not exist: expected a folder or file with scans; check the path"
-        )
+        raise UsageError(f"source '{source}' does not exist: expected a folder or file; check the path")
     folder = source
     if source.is_file():
         folder = staging / "source"
@@ -150,8 +155,7 @@ def _ingest(
         raise UsageError(f"--out '{out}' is inside the source '{source}': choose another output folder")
     root = (staging if folder is source else staging / "taken") / "dataset"
     try:
-        given = {"rules": InferenceRules(expects_labels=False), **options}
-        ingest(folder, root, home=task.home, progress=task.progress, sandbox=task.sandbox, **given)
+        ingest(folder, root, home=task.home, progress=task.progress, sandbox=task.sandbox, **options)
     except DataError as error:
         if not (root / "ledger.jsonl").is_file():
             raise
@@ -168,57 +172,54 @@ def _ingest(
     return folder, read_dataset(root)
 
 
-def _names(trained: TrainedModel, scans: Path | None, dataset: Dataset, out: Path) -> dict[str, str]:
-    """Return the name of each volume's predictions, and write the table of source files."""
-    if scans is None:
-        return {volume.id: volume.id for volume in dataset.volumes}
-    rows, paths = list(files.read_jsonl(out / "ledger.jsonl")), paths_of(scans)
-    names = output_names(dataset, rows, paths, channels=bool(trained.description.get("channels")))
-    write_sources(out, dataset.volumes, rows, paths, names)
-    return names
-
-
 def _predict(
-    trained: TrainedModel, title: str, dataset: Dataset, empty: Predictions, task: _PredictionTask
+    trained: TrainedModel, dataset: Dataset, empty: Predictions, task: _PredictionTask
 ) -> Predictions:
     """Predict volume by volume; a failure is recorded and does not stop the others."""
     windows = partial(task.progress, "windows of this volume") if task.progress else None
     output, scene = OUTPUTS[trained.kind], replace(trained.context(dataset.root), progress=windows)
     predictions: dict[str, VolumePrediction] = {}
-    cases, rest = trained.cases(dataset)
-    unlike = check_scans(
-        trained.description, cases, dataset.root, task.log, force=task.force, names=empty.names
-    )
-    refused = set() if task.force else set(unlike)
+    filled = check_channels(trained, dataset, task.log, empty.names)
+    cases, rest = trained.cases(dataset, incomplete=True)
+    told, force = trained.description, task.force
+    unlike = check_scans(told, cases, dataset.root, task.log, force=force, names=empty.names)
+    refused = set() if force else set(unlike)
     failures = {one.id: "channel_missing" for one in rest} | dict.fromkeys(refused, UNLIKE)
     order = {name: place for place, name in enumerate(empty.names)}
     cases = tuple(one for one in sorted(cases, key=lambda one: order[one.id]) if one.id not in refused)
     for number, volume in enumerate(cases):
         try:
-            known = with_modality(trained, volume.model_copy(update=_BARE), force=task.force)
             place = OutputPlace(empty.out, empty.names[volume.id], number < task.extras.pictures, task.extras)
-            predictions[volume.id] = output.predict(trained, scene, known, place)
+            predictions[volume.id] = _predict_case(trained, scene, volume, place, force=force)
         except files.WriteError:  # would fail for the next volume too
             raise
         except DataError as error:
             failures[volume.id] = error.reason
+            task.log(f"warning: {empty.names[volume.id]}: {error}")
         except (MedmimError, RuntimeError, ValueError, MemoryError) as error:  # from torch: memory, sizes
             failures[volume.id] = "out_of_memory" if isinstance(error, MemoryError) else "network_failed"
             task.log(f"volume {volume.id}: {type(error).__name__} in {raised_in(error)}")
         if task.progress:
             task.progress("predict", number + 1, len(cases))
-    empty = replace(empty, forced=unlike if task.force else {})
+    empty = replace(empty, forced=unlike if force else {})
     _write_table(output, predictions, empty)
     ledger = empty.out / "ledger.jsonl"
     rows = files.read_jsonl(ledger) if ledger.is_file() else ()
     return replace(
         empty,
-        model={"name": title, "task": trained.kind, "sha256": trained.sha256},
         volumes=predictions,
         failures=failures,
         files={row["number"]: row["reason"] for row in rows if row["fate"] == "quarantined"},
-        warnings=modality_warnings(trained, dataset.volumes, task.log),
+        warnings=(*filled, *modality_warnings(trained, dataset.volumes, task.log)),
     )
+
+
+def _predict_case(
+    trained: TrainedModel, scene: EvaluationContext, case: VolumeRecord, place: OutputPlace, *, force: bool
+) -> VolumePrediction:
+    known = with_modality(trained, case.model_copy(update=_BARE), force=force)
+    with trained.without_channels(missing_channels(case)):
+        return OUTPUTS[trained.kind].predict(trained, scene, known, place)
 
 
 def _write_table(
@@ -293,4 +294,4 @@ def _write_index(trained: TrainedModel, result: Predictions) -> None:
     index = result.as_json()
     del index["predictions"]
     classes = {str(trained.codes[number]): name for number, name in trained.names.items()}
-    files.write_json(result.out / _INDEX, {**index, "classes": classes})
+    files.write_json(result.out / INDEX, {**index, "classes": classes})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from medmim.training.tasks.base import EvaluationContext, Task
 from medmim.training.tasks.registry import build_task
 from medmim.training.weights import load_weights
 
+DROPOUT = "channel_dropout"  # in the description of a model
 _CACHE_GB = 0.5  # each volume is read once
 _OWN_OF_SEGMENTERS = ("size", "spacing_mm", "normalisation", "mirror_axes")
 
@@ -61,14 +63,48 @@ class TrainedModel:
         return str(self.description["kind"])
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """Words of each input channel; none for one volume per case."""
+        return tuple(self.description.get("channels", ()))
+
+    @property
     def sha256(self) -> str:
         """SHA-256 of the weights."""
         return str(self.description["sha256"])
 
-    def cases(self, dataset: Dataset) -> tuple[tuple[VolumeRecord, ...], tuple[VolumeRecord, ...]]:
-        """Return the cases of a dataset, and the volumes of visits that lack a channel of the model."""
-        wanted = self.description.get("channels", ())
-        return group_channels(dataset.volumes, wanted) if wanted else (dataset.volumes, ())
+    def summary(self, title: str) -> dict[str, str]:
+        """Return what is written about the model beside its predictions."""
+        about = {"name": title, "task": self.kind, "sha256": self.sha256}
+        return about | ({"channels": ",".join(self.channels)} if self.channels else {})
+
+    def cases(
+        self, dataset: Dataset, *, incomplete: bool = False
+    ) -> tuple[tuple[VolumeRecord, ...], tuple[VolumeRecord, ...]]:
+        """Return the cases of a dataset, and the volumes of visits that lack a channel of the model.
+
+        With `incomplete`, such visits are cases too, if the model was trained with channel dropout.
+        """
+        if not self.channels:
+            return dataset.volumes, ()
+        dropped = bool(self.description.get(DROPOUT))
+        return group_channels(dataset.volumes, self.channels, incomplete=incomplete and dropped)
+
+    @contextmanager
+    def without_channels(self, missing: Sequence[int]) -> Iterator[None]:
+        """Replace input channels of the network by 0, padding included, as channel dropout does."""
+
+        def without(_network: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            images = inputs[0].clone()
+            images[:, list(missing)] = 0
+            return (images, *inputs[1:])
+
+        members = (self, *self.others) if missing else ()
+        hooks = [one.network.register_forward_pre_hook(without) for one in members]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def context(self, root: Path) -> EvaluationContext:
         """Return the context for evaluating volumes of a dataset folder."""
@@ -124,7 +160,8 @@ def ensemble_of(models: Sequence[TrainedModel]) -> TrainedModel:
     shared = {name: rule for name, rule in rules[0].items() if all(one.get(name) == rule for one in rules)}
     chosen |= {"postprocessing": shared} if shared else {}
     digest = hashlib.sha256("".join(model.sha256 for model in models).encode()).hexdigest()
-    description = {**first.description, "chosen": chosen, "sha256": digest}
+    dropout = min(model.description.get(DROPOUT, 0.0) for model in models)
+    description = {**first.description, "chosen": chosen, "sha256": digest, DROPOUT: dropout}
     if first.kind == "segment":
         return replace(first, others=tuple(models[1:]), description=description)
     network = AveragedOutputs([model.network for model in models]).eval()

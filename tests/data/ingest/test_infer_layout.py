@@ -1,10 +1,11 @@
 """Inference of layouts: images, labels, visits and patients of public datasets and of users' own folders."""
 
 import pytest
-from layout_maker import count, infer
+from layout_maker import assert_stops_with_both_readings, count, infer
 
 from medmim.data.ingest.infer_layout import nnunet_channels
 from medmim.data.ingest.layout_rules import InferenceRules
+from medmim.data.ingest.path_words import bare_name
 
 FLARE = ["images/FLARE22_Tr_{n:04d}_0000.nii.gz", "labels/FLARE22_Tr_{n:04d}.nii.gz"]
 LAYOUTS = {
@@ -260,6 +261,27 @@ def test_a_test_folder_without_labels_is_not_a_split():
 def test_images_without_patient_information_are_reported():
     assert infer(["{n}.png"]).anonymous
     assert not infer(["patient{n}/T1.nii.gz", "patient{n}/T2.nii.gz"]).anonymous
+
+
+def test_a_model_of_numbered_channels_knows_what_numbers_mean():
+    """One case alone, one that lacks channel 0, and five digits, which are no channel."""
+    rules = InferenceRules(expects_labels=False, channels=2)
+    found = infer(["a_0000.nii.gz", "a_0001.nii.gz", "b_0000_0001.nii.gz", "c_00001.nii.gz"], rules)
+    visits = {}
+    for case in found.cases:
+        visits.setdefault((case.subject, case.study), set()).add((bare_name(case.image.name), case.tokens))
+    assert sorted(map(sorted, visits.values())) == [
+        [("a_0000", ("channel0",)), ("a_0001", ("channel1",))],
+        [("b_0000_0001", ("channel1",))],
+        [("c_00001", ())],
+    ]
+
+
+def test_doubts_about_patients_do_not_stop_predictions():
+    names = [f"a_{{n}}_{scan}.nii.gz" for scan in "12"]
+    assert_stops_with_both_readings(names, "layout has two readings")
+    found = infer(names, InferenceRules(expects_labels=False))
+    assert count(found) == (8, 0, 8, 8)
 
 
 def test_channels_need_a_channel_0_and_labels_without_numbers():

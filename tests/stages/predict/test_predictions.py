@@ -3,8 +3,10 @@
 import csv
 from pathlib import Path
 
+import pytest
 import tiny
 
+from medmim.data.dataset.channels import group_channels
 from medmim.data.dataset.manifest import Dataset, DatasetInfo
 from medmim.stages.predict.outputs import VolumePrediction
 from medmim.stages.predict.predictions import SOURCES, Predictions, output_names, paths_of, write_sources
@@ -23,7 +25,7 @@ def test_the_table_lists_predictions_and_failures():
     assert result.picture() is None
 
 
-def names_of(paths, *, channels=False, slices=()):
+def names_of(paths, *, slices=()):
     """Names of one volume per path; those in `slices` are DICOM."""
     volumes, rows, places = [], [], {}
     for number, path in enumerate(paths):
@@ -32,7 +34,7 @@ def names_of(paths, *, channels=False, slices=()):
         rows.append({"number": number, "fate": "accepted", "reason": "volume", "volume": f"v{number}"})
         places[number] = Path(path)
     dataset = Dataset(Path("data"), DatasetInfo(name="scans"), tuple(volumes))
-    return dataset, rows, places, output_names(dataset, rows, places, channels=channels)
+    return dataset, rows, places, output_names(dataset.volumes, rows, places)
 
 
 def test_files_keep_their_names_and_folders():
@@ -43,7 +45,7 @@ def test_files_keep_their_names_and_folders():
 def test_pictures_keep_their_names():
     dataset, rows, places, _ = names_of(["holiday.jpg"])
     rows[0]["reason"] = "picture"
-    assert output_names(dataset, rows, places, channels=False) == {"v0": "holiday"}
+    assert output_names(dataset.volumes, rows, places) == {"v0": "holiday"}
 
 
 def test_equal_names_keep_their_endings():
@@ -54,12 +56,21 @@ def test_equal_names_keep_their_endings():
 def test_volumes_of_one_file_are_numbered():
     dataset, rows, places, _ = names_of(["a.nii.gz", "b.nii.gz"])
     rows[1]["number"] = 0
-    assert output_names(dataset, rows, places, channels=False) == {"v0": "a_1", "v1": "a_2"}
+    assert output_names(dataset.volumes, rows, places) == {"v0": "a_1", "v1": "a_2"}
 
 
-def test_cases_of_several_channels_lose_the_mark_of_the_first():
-    *_, names = names_of(["case_0000.nii.gz"], channels=True)
-    assert names == {"v0": "case"}
+@pytest.mark.parametrize(
+    ("paths", "name"), [(("a_0000_0000.nii", "a_0000_0001.nii"), "a_0000"), (("a_0001.nii",), "a")]
+)
+def test_all_volumes_of_a_case_have_its_name_without_the_number_of_a_channel(paths, name):
+    dataset, rows, places, _ = names_of(paths)
+    one_visit = [one.model_copy(update={"subject": "p", "study": "s"}) for one in dataset.volumes]
+    visit = [
+        one.model_copy(update={"tokens": (f"channel{places[number].stem[-1]}",)})
+        for number, one in enumerate(one_visit)
+    ]
+    cases, _ = group_channels(visit, ["channel0", "channel1"], incomplete=True)
+    assert output_names(cases, rows, places) == {one.id: name for one in visit}
 
 
 def test_dicom_is_named_by_keys_and_listed_in_a_private_table(tmp_path):
