@@ -20,7 +20,7 @@ class DatasetJson(BaseModel):
     """Content of a `dataset.json`.
 
     Attributes:
-        modality: DICOM's code of the modality.
+        modalities: DICOM's code of the modality of each channel, where it is known; of all, if only one.
         label_names: name of each class number.
         regions: label values of each region, if there is one of several values (nnU-Net's region training).
         channels: number of channels that are declared.
@@ -28,10 +28,16 @@ class DatasetJson(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    modality: str | None
+    modalities: tuple[str | None, ...]
     label_names: dict[int, str]
     regions: dict[str, tuple[int, ...]] = {}
     channels: int = 0
+
+    def modality(self, channel: int) -> str | None:
+        """Return the modality of a channel; one with an unknown name is like the first, unless that is CT."""
+        first, *_ = self.modalities or (None,)
+        own = self.modalities[channel] if channel < len(self.modalities) else None
+        return own or (first if channel == 0 or first != "CT" or len(self.modalities) == 1 else None)
 
 
 def read_dataset_json(path: str) -> dict[str, Any]:
@@ -59,17 +65,16 @@ def read_dataset_json(path: str) -> dict[str, Any]:
         )
     channels = content.get("channel_names", content.get("modality"))
     return DatasetJson(
-        modality=_modality(channels),
+        modalities=tuple(map(_modality, channels.values() if isinstance(channels, dict) else [channels])),
         label_names=_label_names(content.get("labels")),
         regions=_regions(content.get("labels")),
         channels=len(channels) if isinstance(channels, dict) else 0,
     ).model_dump(mode="json")
 
 
-def _modality(channels: Any) -> str | None:
-    """Translate the name of the first channel (MRI, T1w, CT) to DICOM's code."""
-    first = next(iter(channels.values()), "") if isinstance(channels, dict) else channels
-    word = str(first).upper()
+def _modality(name: Any) -> str | None:
+    """Translate the name of a channel (MRI, T1w, CT) to DICOM's code."""
+    word = str(name).upper()
     starts = {"MR": "MR", "T1": "MR", "T2": "MR", "FLAIR": "MR", "ADC": "MR", "CT": "CT", "PET": "PT"}
     return next((code for start, code in starts.items() if word.startswith(start)), None)
 

@@ -187,7 +187,7 @@ def _completed(
     endings = _VOXEL_ENDINGS.get(case.image.suffix.lower(), ())
     header = case.image.name.lower().endswith((".mhd", ".hdr", ".hdr.gz"))
     parts = [case.image.with_name(bare_name(case.image.name) + end) for end in endings if header]
-    modality = modality_of(descriptor, case.image, declared)
+    modality = modality_of(descriptor, case.image, declared, case.tokens)
     declaration = declaration_for(declared, case.image)
     return replace(
         case,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medmim.data.ingest.cases import LayoutCase
@@ -23,7 +23,8 @@ def pattern_cases(
         if groups is None or path in shared.values():
             continue
         declaration = declaration_for(declared, path)
-        modality = modality_of(descriptor, path, declared)
+        tokens = _tokens(layout, groups)
+        modality = modality_of(descriptor, path, declared, tokens)
         target = None if layout.target is None else layout.targets.get(layout.target.format_map(groups))
         parts = (paths.get(part.format_map(groups)) for part in layout.parts)
         label = paths.get(layout.label.format_map(groups)) if layout.label is not None else None
@@ -36,7 +37,7 @@ def pattern_cases(
                 study=layout.study.format_map(groups),
                 group=None if layout.group is None else layout.group.format_map(groups),
                 modality=modality or "OT",
-                tokens=_tokens(layout, groups),
+                tokens=tokens,
                 parts=tuple(part for part in parts if part),
                 target=target,
                 healthy=target in layout.healthy,
@@ -72,11 +73,15 @@ def match_image(layout: Pairs | Arrays, relative: str) -> dict[str, str] | None:
     return None if match is None else match.groupdict(default="")
 
 
-def modality_of(descriptor: Descriptor, path: Path, declared: Mapping[Path, DatasetJson]) -> str | None:
+def modality_of(
+    descriptor: Descriptor, path: Path, declared: Mapping[Path, DatasetJson], tokens: Sequence[str]
+) -> str | None:
     """Return the modality that `dataset.json` or the descriptor gives to an image."""
     declaration = declaration_for(declared, path)
     named: str | None = by_prefix(descriptor.modality, path.name)
-    return declaration.modality if declaration and declaration.modality else named
+    numbers = [int(word.removeprefix("channel")) for word in tokens if word.startswith("channel")]
+    told = declaration.modality(*(numbers or [0])[:1]) if declaration else None
+    return told or named
 
 
 def declaration_for(declared: Mapping[Path, DatasetJson], path: Path) -> DatasetJson | None:

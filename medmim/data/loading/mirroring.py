@@ -21,11 +21,22 @@ from medmim.errors import UsageError
 
 AXES = {"left-right": 0, "front-back": 1, "head-feet": 2}
 LEFT_RIGHT = 0
+# each line: English, German, French, Spanish, Italian, Portuguese and Latin
+_LEFT = (
+    "left links linke linker linkes linken linkem gauche gauches izquierdo izquierda sinistro sinistra "
+    "esquerdo esquerda sinister sinistrum"
+)
+_RIGHT = (
+    "right rechts rechte rechter rechtes rechten rechtem droit droite droits droites derecho derecha destro "
+    "destra direito direita dexter dextra dextrum"
+)
+_FULL_WORDS = {*_LEFT.split(), *_RIGHT.split()}
+# these state a side only in pairs
+_SHORT_LEFT, _SHORT_RIGHT = "l lh lt lft li g izq sx sin", "r rh rt rgt re d der dx dex dext"
 _SIDES = {
-    **dict.fromkeys(("left", "l", "lh", "lt", "links", "gauche"), "left"),
-    **dict.fromkeys(("right", "r", "rh", "rt", "rechts", "droite"), "right"),
+    **dict.fromkeys(f"{_LEFT} {_SHORT_LEFT}".split(), "left"),
+    **dict.fromkeys(f"{_RIGHT} {_SHORT_RIGHT}".split(), "right"),
 }
-_FULL_WORDS = {"left", "right", "links", "rechts", "gauche", "droite"}
 _MOST_CASES = 0.75
 _CENTRAL = 0.05  # of the width: on neither side
 _ALIKE = 1.5  # ratio of volumes up to which two classes may be a pair
@@ -91,11 +102,16 @@ def sided_names(names: Iterable[str]) -> str:
         other = next((one for one, found in plain.items() if found == swapped != words), None)
         if other:
             return f"classes '{name}' and '{other}' are a left–right pair"
+    compact = {re.sub(r"[\W_]", "", name).lower(): name for name in split}
+    for short, name in compact.items():
+        ends = (short.replace("left", "right"), re.sub("^l", "r", short), re.sub("l$", "r", short))
+        if other := next((compact[one] for one in ends if one != short and one in compact), None):
+            return f"classes '{name}' and '{other}' are a left–right pair"
     return ""
 
 
 def _words(name: str) -> list[str]:
-    spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", name)
+    spaced = re.sub(r"([a-z])(?=[A-Z])|([A-Z])(?=[A-Z][a-z])", r"\1\2 ", name)
     return [word for word in re.split(r"[^a-z]+", spaced.lower()) if word]
 
 

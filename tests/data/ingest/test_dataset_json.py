@@ -10,13 +10,13 @@ from medmim.errors import DataError
 CONTENTS = {
     "Decathlon": (
         {"modality": {"0": "FLAIR", "1": "T1w"}, "labels": {"0": "background", "1": "edema"}},
-        DatasetJson(modality="MR", label_names={1: "edema"}, channels=2),
+        DatasetJson(modalities=("MR", "MR"), label_names={1: "edema"}, channels=2),
     ),
     "nnU-Net": (
         {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "^odd": 2}},
-        DatasetJson(modality="CT", label_names={1: "liver", 2: "class 2"}, channels=1),
+        DatasetJson(modalities=("CT",), label_names={1: "liver", 2: "class 2"}, channels=1),
     ),
-    "nothing known": ({"labels": ["a"]}, DatasetJson(modality=None, label_names={})),
+    "nothing known": ({"labels": ["a"]}, DatasetJson(modalities=(None,), label_names={})),
 }
 
 
@@ -25,6 +25,23 @@ def test_forms(tmp_path, name):
     content, expected = CONTENTS[name]
     save_json(tmp_path / "dataset.json", content)
     assert DatasetJson.model_validate(read_dataset_json(str(tmp_path / "dataset.json"))) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(["CT", "PET"], ["CT", "PT"]), (["CT", "other"], ["CT", "OT"]), (["T2", "other"], ["MR", "MR"])],
+)
+def test_channels_have_their_own_modality(tmp_path, names, expected):
+    rng = np.random.default_rng(0)
+    for channel in range(2):
+        save_volume(tmp_path / f"in/imagesTr/a_000{channel}.nii.gz", rng.integers(0, 900, (8, 7, 6)))
+    save_volume(tmp_path / "in/labelsTr/a.nii.gz", rng.integers(0, 2, (8, 7, 6)))
+    channels = {str(number): name for number, name in enumerate(names)}
+    save_json(tmp_path / "in/dataset.json", {"channel_names": channels, "labels": {"background": 0, "x": 1}})
+    volumes = sorted(run_ingest(tmp_path).volumes, key=lambda one: one.tokens)
+    assert [(one.tokens, one.modality) for one in volumes] == [
+        ((f"channel{number}",), modality) for number, modality in enumerate(expected)
+    ]
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", ""])

@@ -36,13 +36,22 @@ def one(code, positions, ml=1.0):
         ["ctx-lh-cuneus", "ctx-rh-cuneus"],
         ["HippocampusL", "HippocampusR"],
         ["l thalamus", "r thalamus"],
+        ["LKidney", "RKidney"],
+        ["kidneyl", "kidneyr"],
+        ["leftkidney", "rightkidney"],
+        ["linke Niere"],
+        ["rein droit"],
+        ["Niere_li", "Niere_re"],
+        ["Hippocampe G", "Hippocampe D"],
+        ["riñón izquierdo"],
+        ["LV", "RV"],
     ],
 )
 def test_names_that_state_a_side_are_recognised(names):
     assert sided_names(names)
 
 
-@pytest.mark.parametrize("names", [["liver", "tumour"], ["L1", "L2"], ["anterior", "posterior"], []])
+@pytest.mark.parametrize("names", [["liver", "tumour"], ["L1", "L2"], ["cleft", "upright"], ["in", "re"], []])
 def test_other_names_are_not(names):
     assert sided_names(names) == ""
 
