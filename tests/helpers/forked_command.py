@@ -5,22 +5,24 @@ import os
 import traceback
 
 from click.testing import CliRunner
+from forks import fork
 
 
-def run_forked(words, home, before=None):
+def run_forked(words, home, before=None, *, fork=fork):
     """Run a command, or call a function, in a fork.
 
     Args:
         words: arguments of `medmim`, or a function that takes the home folder.
         home: `MEDMIM_HOME`.
         before: called in the fork first.
+        fork: makes the fork.
 
     Returns the exit code and the last line of its messages; code -1 where it ended otherwise.
     """
     from medmim.cli import main
 
     reading, writing = os.pipe()
-    child = os.fork()
+    child = fork()
     if child:
         os.close(writing)
         with os.fdopen(reading, encoding="utf-8") as stream:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from forks import fork
+
 from medmim.data.sandbox.sandbox import Answer, Limits, Sandbox, _Job
 from medmim.data.sandbox.sandbox_worker import Task, attempt
 
@@ -48,7 +50,7 @@ class Here(Sandbox):
 
 def forked(deed: Callable[[], int], fault: Callable[[], None] | None = None) -> int:
     """Run `deed` in a fork after `fault` was set up; return its exit status, negative for a signal."""
-    child = os.fork()
+    child = fork()
     if child == 0:
         status = 99
         try:

@@ -12,6 +12,7 @@ import sys
 import pytest
 import tiny
 import torch
+from forks import fork
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.dataset.manifest import read_dataset
@@ -134,7 +135,7 @@ class Training:
 
     def killed(self, number, *, step=None, operation=None):
         """Run in a forked process that dies at a step, or at a file operation of its saves; return how."""
-        child = os.fork()
+        child = fork()
         if child:
             return os.waitpid(child, 0)[1]
         try:

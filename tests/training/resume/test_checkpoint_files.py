@@ -13,6 +13,7 @@ import lightning
 import pytest
 import safetensors.torch
 import torch
+from forks import fork
 from torch import nn
 
 from medmim import files
@@ -338,7 +339,7 @@ def test_25_kills_while_saving_with_tmpdir_on_another_filesystem_lose_no_good_st
     folder = tmp_path / "run"
     save(folder, 1, 2)
     for number in range(25):
-        child = os.fork()
+        child = fork()
         if not child:
             die_at(number)
             try:

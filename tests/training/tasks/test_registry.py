@@ -4,58 +4,20 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from torch import nn
+from task_scene import network_for, scene_for
 
 from medmim.config.runs import FinetuneSettings
-from medmim.data.dataset.manifest import Dataset, DatasetInfo, read_dataset
+from medmim.data.dataset.manifest import Dataset, DatasetInfo
 from medmim.data.loading.fingerprint import fingerprint_of
-from medmim.data.loading.preprocess import VolumeLoader
-from medmim.data.loading.preprocessing_plan import plan_for, plan_of_model
+from medmim.data.loading.preprocessing_plan import plan_of_model
 from medmim.encoders import build_encoder
 from medmim.errors import DataError, UsageError
 from medmim.heads import HEADS, build_head
 from medmim.training.evaluation.resampled_metrics import MEASURES
-from medmim.training.tasks.base import EvaluationContext
-from medmim.training.tasks.classification import Classification, classify
-from medmim.training.tasks.detection import Detection
-from medmim.training.tasks.detection_inference import detect
 from medmim.training.tasks.registry import TASKS, build_task, prepare_task
 from medmim.training.tasks.segmentation import Segmentation
 
 every_task = pytest.mark.parametrize("name", sorted(TASKS))
-
-
-def scene_for(task, root, dims):
-    dataset = read_dataset(root)
-    settings, rows = FinetuneSettings(data=root, size=(16,)), dataset.volumes
-    if task.axis == "regression":
-        rows = tuple(row.model_copy(update={"target": f"{n}.5"}) for n, row in enumerate(rows))
-    if task.metric == "quadratic_kappa":
-        rows = tuple(row.model_copy(update={"target": str(n % 3)}) for n, row in enumerate(rows))
-        dataset = Dataset(root, dataset.info, rows)
-    if task.metric == "macro_auroc":
-        values = ({"calm": 1.0, "odd": 0.0}, {"calm": 0.0, "odd": 1.0})
-        rows = tuple(row.model_copy(update={"targets": values[n % 2]}) for n, row in enumerate(rows))
-    plan, names = prepare_task(
-        task,
-        settings,
-        dataset,
-        rows,
-        dims=dims,
-        multiple=(4,) * dims,
-        home=None,
-        log=lambda _: None,
-    )
-    volumes = VolumeLoader(root, plan, cache_gb=1.0)
-    return rows, EvaluationContext(volumes, names, "fp32", {})
-
-
-def network_for(name, task, volumes, scene, lines=None):
-    torch.manual_seed(0)
-    dims = scene.plan.dims
-    encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=1, filters=[4, 8, 8])
-    head = task.head(encoder, volumes, scene, (lines if lines is not None else []).append)
-    return build_head(name, encoder=encoder, spatial_dims=dims, classes=max(scene.names) + 1, **head)
 
 
 def test_every_task_has_a_network_and_its_metric_can_be_compared():
@@ -120,96 +82,6 @@ def test_deep_supervision_reaches_coarse_scores(criterion):
     assert all(head.weight.grad.abs().sum() > 0 for head in network.deep)
 
 
-class Brightest(nn.Module):
-    """Network that scores a slice by its mean."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def forward(self, images):
-        mean = images.flatten(1).mean(dim=1, keepdim=True) * self.weight
-        return torch.cat([mean, -mean], dim=1)
-
-
-def test_a_volume_is_classified_by_the_mean_of_its_slices(tiny_dataset):
-    task = Classification()
-    volumes, scene = scene_for(task, tiny_dataset, 2)
-    prepared = scene.volumes(volumes[0])
-    scores = classify(Brightest(), prepared, scene.plan, precision="fp32", mirror=False)
-    axis = prepared.slice_axis
-    padded = 16 * 16 / (prepared.image.numel() / prepared.image.shape[axis + 1])
-    slices = prepared.image.movedim(axis + 1, 0).flatten(1).mean(dim=1)
-    expected = slices / padded + prepared.background * (1 - 1 / padded)
-    assert scores[0] == pytest.approx(float(expected.mean()), abs=1e-4)
-
-
-def test_rare_classes_are_drawn_more_often(tiny_dataset):
-    volumes = read_dataset(tiny_dataset).volumes
-    rare = [one for one in volumes if one.target == tiny.CLASSES[0]][:1]
-    some = (*rare, *(one for one in volumes if one.target == tiny.CLASSES[1]))
-    _, scene = scene_for(Classification(), tiny_dataset, 2)
-    for balance, times in ((1.0, len(some) - 1), (0.0, 1.0)):
-        lesson = Classification(balance=balance).training_samples(some, scene, foreground=0.0)
-        assert lesson.weights[0] / lesson.weights[1] == pytest.approx(times)
-
-
-def test_a_single_class_is_rejected(tiny_dataset):
-    volumes = [one.model_copy(update={"target": "a"}) for one in read_dataset(tiny_dataset).volumes]
-    with pytest.raises(DataError, match=r"all training images have one class \(a\)"):
-        Classification().names(read_dataset(tiny_dataset), volumes, None)
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_the_fraction_of_boxes_matched_to_anchors_is_reported(tiny_dataset, dims):
-    task, lines = Detection(), []
-    volumes, scene = scene_for(task, tiny_dataset, dims)
-    network_for("detect", task, volumes, scene, lines)
-    assert len(lines) == 1
-    assert lines[0].endswith("training boxes are matched to an anchor")
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_true_boxes_are_returned_in_the_grid_of_the_file(varied_dataset, dims):
-    task = Detection()
-    volumes, scene = scene_for(task, varied_dataset, dims)
-    network = network_for("detect", task, volumes, scene)
-    for case in volumes[:4]:
-        rows = task.evaluate(network, [case], scene, final=True)
-        expected = {(one.name, *one.box) for one in case.boxes}
-        if dims == 3:
-            assert {tuple(box) for row in rows for box in row["truth"]} == expected
-            continue
-        axis = max(range(3), key=lambda a: case.spacing_mm[a])
-        for name in {one.name for one in case.boxes}:
-            whole = next(one.box for one in case.boxes if one.name == name)
-            slices = [box[1:] for row in rows for box in row["truth"] if box[0] == name]
-            assert len(slices) == round(whole[axis + 3] - whole[axis]) or axis != 2
-
-
-def test_predicted_boxes_lie_in_the_image(tiny_dataset):
-    task = Detection()
-    for dims in (2, 3):
-        volumes, scene = scene_for(task, tiny_dataset, dims)
-        network = network_for("detect", task, volumes, scene)
-        nn.init.constant_(network.score.cls_logits.bias, 0.0)  # so that boxes are predicted
-        prepared = scene.volumes(volumes[0])
-        found = detect(network, prepared, scene.plan, precision="fp32")
-        assert len(found) == (prepared.image.shape[prepared.slice_axis + 1] if dims == 2 else 1)
-        assert sum(len(one.boxes) for one in found)
-        for one in found:
-            assert (one.boxes[:, 3:] > one.boxes[:, :3]).all()
-            assert (one.scores[:-1] >= one.scores[1:]).all()
-
-
-def test_negatives_are_images_with_a_label_and_no_box(tiny_dataset):
-    volume = read_dataset(tiny_dataset).volumes[0]
-    bare = volume.model_copy(update={"boxes": ()})
-    unknown = bare.model_copy(update={"label": None})
-    assert [Detection().usable(one) for one in (volume, bare, unknown)] == [True, True, False]
-    assert Detection(negatives="all").usable(unknown)
-
-
 def test_more_classes_than_a_byte_can_number_are_rejected(tmp_path):
     image, label = np.zeros((8, 8, 8), np.float32), np.arange(512, dtype=np.uint16).reshape(8, 8, 8)
     row = tiny.write_volume(tmp_path, "p", image, np.eye(4), label=label)
@@ -217,24 +89,6 @@ def test_more_classes_than_a_byte_can_number_are_rejected(tmp_path):
     found = fingerprint_of(tmp_path, [row], home=None)
     with pytest.raises(DataError, match="labels have 511 classes, expected at most 254"):
         Segmentation().names(dataset, [row], found)
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_predicted_boxes_lie_in_their_padded_image(dims, tmp_path):
-    image, _ = tiny.blob(np.random.default_rng(0), (12, 14, 10))
-    row = tiny.write_volume(tmp_path, "p", image, np.eye(4))
-    plan = plan_for([row], dims=dims, size=(32,), multiple=(4,) * dims)  # mostly padding
-    encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=1, filters=[4, 8, 8])
-    anchors = [[[4.0] * dims], [[12.0] * dims]]
-    torch.manual_seed(0)
-    network = build_head("detect", encoder=encoder, spatial_dims=dims, classes=2, anchors=anchors)
-    network.score.cls_logits.bias.data.zero_()  # high enough scores to be reported
-    prepared = VolumeLoader(tmp_path, plan, cache_gb=1.0)(row)
-    found = np.concatenate([one.boxes for one in detect(network, prepared, plan, precision="fp32")])
-    assert len(found)
-    assert (found[:, :3] >= 0).all()
-    assert (found[:, 3:] <= np.array(prepared.image.shape[1:])).all()
-    assert (found[:, 3:] > found[:, :3]).all()
 
 
 def two_balls(root, number):
