@@ -98,6 +98,23 @@ def check_scans(
     return unlike
 
 
+def check_for_members(
+    trained: TrainedModel,
+    scans: Sequence[VolumeRecord],
+    root: Path,
+    log: Callable[[str], None],
+    *,
+    force: bool,
+    names: Mapping[str, str],
+) -> dict[str, str]:
+    """Return how scans differ from the training data of any member of an ensemble, as `check_scans`."""
+    unlike: dict[str, str] = {}
+    for one in (trained, *trained.others):
+        left = [scan for scan in scans if scan.id not in unlike]
+        unlike |= check_scans(one.description, left, root, log, force=force, names=names)
+    return unlike
+
+
 def unlike_training_data(description: Mapping[str, Any], volume: VolumeRecord, root: Path) -> str | None:
     """Return how a scan differs from the training data; None if it resembles them, or nothing is known."""
     if TRAINING_DATA not in description:

@@ -54,7 +54,7 @@ from medmim.stages.predict.predictions import (
 from medmim.stages.unlike_training_data import (
     UNLIKE,
     check_channels,
-    check_scans,
+    check_for_members,
     modality_warnings,
     with_modality,
 )
@@ -142,7 +142,7 @@ def _ingest(
     source: Path, out: Path, staging: Path, task: _PredictionTask, options: Mapping[str, Any]
 ) -> tuple[Path | None, Dataset]:
     """Return the folder of scans (None for a dataset folder), and the dataset made of them."""
-    if (source / "dataset.json").is_file():
+    if (source / "manifest.jsonl").is_file():  # nnU-Net's folders have a dataset.json too
         return None, read_dataset(source)
     if not source.exists():
         raise UsageError(f"source '{source}' does not exist: expected a folder or file; check the path")
@@ -181,8 +181,8 @@ def _predict(
     predictions: dict[str, VolumePrediction] = {}
     filled = check_channels(trained, dataset, task.log, empty.names)
     cases, rest = trained.cases(dataset, incomplete=True)
-    told, force = trained.description, task.force
-    unlike = check_scans(told, cases, dataset.root, task.log, force=force, names=empty.names)
+    force = task.force
+    unlike = check_for_members(trained, cases, dataset.root, task.log, force=force, names=empty.names)
     refused = set() if force else set(unlike)
     failures = {one.id: "channel_missing" for one in rest} | dict.fromkeys(refused, UNLIKE)
     order = {name: place for place, name in enumerate(empty.names)}

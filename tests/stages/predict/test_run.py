@@ -21,7 +21,7 @@ from medmim.stages.finetune.run import finetune
 from medmim.stages.model_lookup import FoldsOf
 from medmim.stages.predict.outputs import OUTPUTS, Extras
 from medmim.stages.predict.run import predict
-from medmim.stages.unlike_training_data import UNLIKE
+from medmim.stages.unlike_training_data import UNLIKE, TrainingData
 from medmim.tracking.mlflow_store import Store
 
 THRESHOLD = 1.5  # of normalised grey values; between noise and the ball of `tiny.blob`
@@ -100,6 +100,21 @@ def test_segmenters_of_other_spacing_are_averaged_on_the_grid_of_the_first(weigh
     [path] = (made.out / "segmentations").iterdir()
     found = read_image(path).array > 0
     assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.9
+
+
+def test_scans_must_resemble_the_training_data_of_every_averaged_model(weights, tmp_path, home):
+    data = TrainingData(
+        modalities=("MR",),
+        images_2d=False,
+        volumes_3d=True,
+        spacing_mm=((1, 1),) * 3,
+        extent_mm=((90, 99),) * 3,
+    )
+    other = threshold.write_model(tmp_path / "other", THRESHOLD, training_data=data.model_dump(mode="json"))
+    blob_file(tmp_path / "scans" / "a.nii.gz")
+    (tmp_path / "scans" / "dataset.json").write_text('{"labels": {}}')  # of nnU-Net, no dataset of medmim
+    with pytest.raises(DataError, match="refused a: it has an extent of 16×16×20 mm, but the model was"):
+        predict(tmp_path / "scans", tmp_path / "out", home=home, model=[str(weights), str(other)])
 
 
 def test_models_of_other_classes_are_not_averaged(weights, tmp_path, home):
