@@ -1,4 +1,4 @@
-"""`medmim verify` finds every change to a dataset and names the volume."""
+"""Every change to a dataset is found, and the volume is named."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from click.testing import CliRunner
 
-from medmim.cli import main
 from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import DataError
 from medmim.stages.verify import verify
@@ -97,28 +95,9 @@ def test_bit_flips_and_truncations_are_found(seed, dataset):
     assert verify(dataset).problems == ()
 
 
-def test_the_command_fails_for_damaged_datasets(dataset):
-    runner = CliRunner()
-    assert runner.invoke(main, ["verify", str(dataset)]).exit_code == 0
-    volume = read_dataset(dataset).volumes[0]
-    flip(dataset / volume.image, random.Random(1))
-    ran = runner.invoke(main, ["verify", str(dataset), "--json"])
-    assert ran.exit_code == 1
-    said = json.loads(ran.stdout.splitlines()[-1])
-    assert said["problems"] == [{"what": "volume", "id": volume.id, "reason": "changed since it was written"}]
-    assert volume.id in runner.invoke(main, ["verify", str(dataset)]).output
-    assert runner.invoke(main, ["verify", str(dataset / "nowhere")]).exit_code == 1
-
-
 def test_a_subject_in_two_splits_is_found(tmp_path):
     root = tiny.make_dataset(tmp_path / "data", patients=3)
     found = read_dataset(root)
     moved = [found.volumes[0].model_copy(update={"subject": found.volumes[1].subject, "split": "val"})]
     tiny.write_dataset(root, found.info, [*moved, *found.volumes[1:]], [])
     assert any(one.what == "subject" for one in verify(root).problems)
-
-
-def test_images_without_a_perceptual_hash_are_named(dataset):
-    count = len(read_dataset(dataset).volumes)
-    found = CliRunner().invoke(main, ["verify", str(dataset)])
-    assert f"altered copies were not looked for among {count} images of {count}, for lack" in found.output
