@@ -7,13 +7,12 @@ What the functions write is readable by you alone unless MEDMIM_SHARED is set, a
 
 from __future__ import annotations
 
-import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from medmim import files
+from medmim.arguments import as_command, checked, fit, fitting_options, run_id
 from medmim.config.own_code import trust
 from medmim.config.reference import takes_settings
 from medmim.config.runs import FinetuneSettings, PretrainSettings
@@ -31,30 +30,16 @@ if TYPE_CHECKING:
     from medmim.stages.run_lifecycle import RunResult
     from medmim.stages.study.runner import StudyResult
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 Log = Callable[[str], None]
 Home = Path | str | None
 Role = Literal["image", "label", "skip"]
-
-
-def _writes(function: Function) -> Function:
-    """Let a function create files for the user alone, or for the group if MEDMIM_SHARED is set."""
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        umask = os.umask(0o007 if os.environ.get(files.SHARED) else 0o077)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            os.umask(umask)
-
-    return run  # type: ignore[return-value]  # the signature is unchanged
 
 
 def _home(home: Home) -> Path:
     return files.home_folder() if home is None else Path(home)
 
 
+@checked
 def open_dataset(data: Path | str = "medmim-data") -> Dataset:
     """Read the description and the manifest of a dataset folder."""
     from medmim.data.dataset.manifest import read_dataset
@@ -62,7 +47,7 @@ def open_dataset(data: Path | str = "medmim-data") -> Dataset:
     return read_dataset(Path(data))
 
 
-@_writes
+@as_command
 def ingest(
     source: Path | str,
     out: Path | str = "medmim-data",
@@ -70,7 +55,7 @@ def ingest(
     home: Home = None,
     roles: Mapping[str, Role] | None = None,
     subject_pattern: str | None = None,
-    subjects: Path | None = None,
+    subjects: Path | str | None = None,
     class_folders: bool = False,
     **options: Any,
 ) -> Dataset:
@@ -85,23 +70,22 @@ def ingest(
         class_folders: the innermost folders are the classes of images.
         **options: fields of `medmim.data.ingest.context.IngestOptions`, such as labels and layout.
     """
+    from medmim.data.ingest.context import IngestOptions
     from medmim.data.ingest.layout_rules import InferenceRules, SubjectRule
     from medmim.stages.ingest import ingest as run
 
     rules = InferenceRules(
         roles=tuple((roles or {}).items()),
-        subjects=SubjectRule(subject_pattern, subjects),
+        subjects=SubjectRule(subject_pattern, None if subjects is None else Path(subjects)),
         class_folders=class_folders,
     )
-    paths: dict[str, Any] = {
-        key: Path(options.pop(key)) for key in ("labels", "splits", "label_map") if options.get(key)
-    }
-    run(Path(source), Path(out), home=_home(home), rules=rules, **paths, **options)
+    fitted = fitting_options("ingest", IngestOptions, options)
+    run(Path(source), Path(out), home=_home(home), rules=rules, **fitted)
     return open_dataset(out)
 
 
 @takes_settings(PretrainSettings)
-@_writes
+@as_command
 def pretrain(*, home: Home = None, config: str | None = None, log: Log = print, **settings: Any) -> RunResult:
     """Pretrain an encoder and return the recorded run.
 
@@ -109,14 +93,15 @@ def pretrain(*, home: Home = None, config: str | None = None, log: Log = print, 
         config: YAML file or preset; keyword arguments override it.
         **settings: see below.
     """
-    resolved = resolve(PretrainSettings, base=settings.get("method"), config=config, flags=settings)
+    flags = {**settings, "init": run_id(settings.get("init"), optional=True)}
+    resolved = resolve(PretrainSettings, base=settings.get("method"), config=config, flags=flags)
     from medmim.stages.pretrain.run import pretrain as run
 
     return run(resolved, home=_home(home), log=log)
 
 
 @takes_settings(FinetuneSettings)
-@_writes
+@as_command
 def finetune(
     task: str = "segment", *, home: Home = None, config: str | None = None, log: Log = print, **settings: Any
 ) -> RunResult:
@@ -125,15 +110,16 @@ def finetune(
     Args:
         task: segment, classify, multilabel, ordinal, detect or regress.
         config: YAML file or preset; keyword arguments override it.
-        **settings: see below; `init` is a run id, a weights file or `scratch`.
+        **settings: see below; `init` is a run or its id, a weights file or `scratch`.
     """
-    resolved = resolve(FinetuneSettings, base=task, config=config, flags={**settings, "task": task})
+    flags = {**settings, "task": task, "init": run_id(settings.get("init"), optional=True)}
+    resolved = resolve(FinetuneSettings, base=task, config=config, flags=flags)
     from medmim.stages.finetune.run import finetune as run
 
     return run(resolved, home=_home(home), log=log)
 
 
-@_writes
+@as_command
 def predict(
     source: Path | str,
     out: Path | str = "predictions",
@@ -157,14 +143,19 @@ def predict(
         min_score: score from which boxes are written; None: of each class, chosen on validation cases.
         **options: force, max_memory_gb as `--max-memory`, and fields of `IngestOptions`.
     """
+    from medmim.data.ingest.context import IngestOptions
     from medmim.stages.predict.outputs import Extras
     from medmim.stages.predict.run import predict as run
 
-    extras = Extras(save_probabilities, pictures, min_score, options.pop("max_memory_gb", None))
-    return run(Path(source), Path(out), home=_home(home), model=model, log=log, extras=extras, **options)
+    force = fit(options.pop("force", False), bool, of="predict: force")
+    memory = fit(options.pop("max_memory_gb", None), float | None, of="predict: max_memory_gb")
+    given = fitting_options("predict", IngestOptions, options)
+    extras = Extras(save_probabilities, pictures, min_score, memory)
+    places = {"source": Path(source), "out": Path(out), "home": _home(home)}
+    return run(**places, model=model, log=log, extras=extras, force=force, **given)
 
 
-@_writes
+@as_command
 def evaluate(
     data: Path | str,
     out: Path | str = "evaluation",
@@ -187,12 +178,12 @@ def evaluate(
     from medmim.stages.evaluate.prediction_source import EvaluationOptions
     from medmim.stages.evaluate.run import evaluate as run
 
-    folder = None if predictions is None else Path(predictions)
-    chosen = EvaluationOptions(model, folder, **options)
+    given = {"model": model, "predictions": predictions, **options}
+    chosen = EvaluationOptions(**fitting_options("evaluate", EvaluationOptions, given))
     return run(Path(data), Path(out), chosen, home=_home(home), log=log)
 
 
-@_writes
+@as_command
 def compare(
     *runs: RunResult | str, study: str | None = None, promote: bool = False, home: Home = None
 ) -> CompareResult:
@@ -207,12 +198,11 @@ def compare(
 
     if study is not None:
         return compare_study(study, home=_home(home), promoting=promote)
-    ids = [one if isinstance(one, str) else one.run_id for one in runs]
-    return compare_runs(ids, home=_home(home), promoting=promote)
+    return compare_runs([run_id(one) for one in runs], home=_home(home), promoting=promote)
 
 
 @takes_settings(StudySettings)
-@_writes
+@as_command
 def study(
     config: str | None = None,
     *,
@@ -240,7 +230,7 @@ def study(
     return run(resolved, home=_home(home), options=options, log=log)
 
 
-@_writes
+@as_command
 def export(
     format: str,  # noqa: A002 (the name of the command-line option)
     out: Path | str | None = None,
@@ -264,8 +254,9 @@ def export(
     return run(format, data=Path(data), home=_home(home), model=model, out=place, log=log)
 
 
+@checked
 def load_model(
-    model: str | None = None, *, home: Home = None, trust_code: tuple[str, ...] = (), log: Log = print
+    model: str | None = None, *, home: Home = None, trust_code: Sequence[str] = (), log: Log = print
 ) -> LoadedModel:
     """Load a fine-tuned model; its method `predict` takes an array or a path.
 
@@ -283,8 +274,9 @@ def load_model(
     return LoadedModel(load_trained_model(selected.weights), title=selected.title, home=_home(home))
 
 
+@checked
 def load_encoder(
-    weights: RunResult | Path | str, *, home: Home = None, trust_code: tuple[str, ...] = ()
+    weights: RunResult | Path | str, *, home: Home = None, trust_code: Sequence[str] = ()
 ) -> Encoder:
     """Return an encoder with the weights of a run, in evaluation mode.
 
@@ -296,5 +288,4 @@ def load_encoder(
     from medmim.tracking.mlflow_store import Store
 
     trust(trust_code)
-    word = str(weights) if isinstance(weights, str | Path) else weights.run_id
-    return pretrained_encoder(named_weights(word, Store(_home(home))))
+    return pretrained_encoder(named_weights(run_id(weights), Store(_home(home))))

@@ -7,7 +7,8 @@ MedmimError                     exit code 1: an error in the data or the run
 ├── RunError                    a run that cannot start, continue or be found
 │   └── UnregisteredError       a training that finished, but whose model is not registered
 └── UsageError                  exit code 2: wrong arguments on the command line or in a settings file
-    └── SettingsError           every problem of one settings file, in one message
+    ├── SettingsError           every problem of one settings file, in one message
+    └── WrongTypeError          an argument of a Python function; also a TypeError
 
 Stopped                         exit code 128 + signal: not an error; a training has saved its state
 
@@ -84,6 +85,10 @@ class UsageError(MedmimError):
 
 class SettingsError(UsageError):
     """Invalid settings; the message lists every problem."""
+
+
+class WrongTypeError(UsageError, TypeError):
+    """An argument of a Python function has a type without meaning there."""
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -46,6 +47,28 @@ def available_memory_mb(proc: Path = PROC) -> float:
     place = proc / "meminfo"
     found = re.search(r"MemAvailable:\s+(\d+) kB", place.read_text("ascii")) if place.is_file() else None
     return int(found[1]) / 2**10 if found else math.inf
+
+
+def nvidia_driver(proc: Path = PROC, program: str = "nvidia-smi") -> str | None:
+    """Return the version of the NVIDIA driver, such as 550.54.15; None without one.
+
+    Args:
+        proc: folder of the process file system, where Linux names the driver.
+        program: the program that names it on other systems.
+    """
+    place = proc / "driver" / "nvidia" / "version"
+    if place.is_file():
+        found = re.search(
+            r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)", place.read_text("utf-8", errors="replace")
+        )
+        return found[1] if found else None
+    words = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):  # no such program, or no driver that answers it
+        return None
+    found = re.match(r"\d+(\.\d+)+", told.strip())
+    return found[0] if found else None
 
 
 def peak_memory_mb() -> float:

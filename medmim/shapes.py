@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from medmim.errors import ShapeError
+from medmim.errors import ShapeError, WrongTypeError
 
 Images = Float[Tensor, "batch channels *space"]
 Features = Float[Tensor, "batch _ ..."]  # width and size differ between feature maps, so they are not checked
@@ -89,10 +89,10 @@ def require_tensors(images: object, hidden: object) -> None:
     """Check images and masks, which in a loop of one's own may be arrays or masks of numbers.
 
     Raises:
-        TypeError: unless images are a floating-point tensor and the mask is a Boolean one.
+        WrongTypeError: unless images are a floating-point tensor and the mask is a Boolean one.
     """
     for name, value, kind in (("images", images, "floating-point"), ("hidden", hidden, "Boolean")):
         if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a {kind} tensor, got {type(value).__name__}")
+            raise WrongTypeError(f"{name}: expected a {kind} tensor, got {type(value).__name__}")
         if not (value.dtype == torch.bool if name == "hidden" else value.is_floating_point()):
-            raise TypeError(f"{name}: expected a {kind} tensor, got one of {value.dtype}")
+            raise WrongTypeError(f"{name}: expected a {kind} tensor, got one of {value.dtype}")

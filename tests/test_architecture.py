@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "medmim"
 
 # left to right: who may import whom; those before "config" are the shared ground
-ORDER = ["errors", "operating_system", "files", "text_formats", "pages", "notebook", "shapes"]
+ORDER = ["errors", "operating_system", "files", "arguments", "text_formats", "pages", "notebook", "shapes"]
 ORDER += ["randomness", "distributed", "config"]
 ORDER += ["data", "masks", "encoders", "heads", "methods", "training", "tracking", "stages", "api", "cli"]
 ROOM_ORDER = {"data": ("dataset", "sandbox", "formats", "dicom", "loading", "synthetic", "ingest")}

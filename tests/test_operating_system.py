@@ -92,3 +92,29 @@ def test_models_are_trained_compared_and_used_without_fork_locks_and_limits(else
     scan = next((root / "volumes").rglob("*.nii.gz"))
     elsewhere("predict", scan, "--out", "predicted")
     assert list((tmp_path / "predicted").rglob("*.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024",
+            "535.183.01",
+        ),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build", "580.95.05"),
+        ("something else", None),
+    ],
+)
+def test_the_driver_is_read_from_proc(tmp_path, line, version):
+    place = tmp_path / "driver" / "nvidia" / "version"
+    place.parent.mkdir(parents=True)
+    place.write_text(f"{line}\nGCC version:  gcc version 12.3.0\n")
+    assert operating_system.nvidia_driver(tmp_path) == version
+
+
+def test_without_proc_the_drivers_own_program_is_asked(tmp_path):
+    program = tmp_path / "smi"
+    program.write_text("#!/bin/sh\necho 552.22\necho 552.22\n")
+    program.chmod(0o755)
+    assert operating_system.nvidia_driver(tmp_path, str(program)) == "552.22"
+    assert operating_system.nvidia_driver(tmp_path, str(tmp_path / "none")) is None

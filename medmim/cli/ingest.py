@@ -179,8 +179,10 @@ def command(*, source: Path, out: Path, dry_run: bool, as_json: bool, **options:
         *(f"  {number:6d}  {reason}" for reason, number in info.reasons.items()),
         *_limited([f"warning      {warning_text(one)}" for one in info.warnings]),
     ]
+    option = data_option(out)
+    following = f"medmim inspect{option.replace(' --data', '')}, then medmim pretrain{option}"
     result = {"dataset": str(out), **counts, "reasons": info.reasons, "warnings": list(info.warnings)}
-    print_result(result, as_json=as_json, lines=lines, following=_next(out))
+    print_result(result, as_json=as_json, lines=lines, following=following)
 
 
 def _annotation_lines(dataset: Dataset) -> list[str]:
@@ -189,9 +191,12 @@ def _annotation_lines(dataset: Dataset) -> list[str]:
     unnamed = any(name == f"class {code}" for code, name in names.items())
     hint = {"labels": " (--label-name 1=NAME names them)"} if unnamed else {}
     several = sum(bool(one.targets) for one in volumes)
+    with_label = Counter(one.split for one in volumes if one.label)
+    partly = 0 < with_label.total() < len(volumes)
     lines = {
         "targets": [f"{counted(several, 'image')} with values of several classes"] * bool(several),
         "labels": [f"{code} {name}" for code, name in sorted(names.items())],
+        "labelled": [f"{split} {with_label[split]}" for split in ("train", "val", "test") if partly],
         "boxes": _numbers(box.name for one in volumes for box in one.boxes),
         "classes": _numbers(one.target for one in volumes if one.target is not None),
     }
@@ -208,11 +213,6 @@ def _regions(info: DatasetInfo) -> str:
     """Return the codes of overlapping classes, and the setting that trains them."""
     table = ", ".join(f"{one.name}: [{', '.join(map(str, one.codes))}]" for one in info.regions)
     return f"overlapping classes are kept; train them with --set 'regions={{{table}}}'"
-
-
-def _next(out: Path) -> str:
-    option = data_option(out)
-    return f"medmim inspect{option.replace(' --data', '')}, then medmim pretrain{option}"
 
 
 def _check_engine(options: Mapping[str, Any], *, dry_run: bool) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from inspect import signature
 from typing import Any
 
+from medmim.arguments import checked, fitting_options
 from medmim.encoders.base import Encoder
 from medmim.encoders.convnext import ConvNeXtEncoder
 from medmim.encoders.custom import TIMM, from_callable, from_timm
@@ -23,7 +24,7 @@ from medmim.encoders.resnet import ResNetEncoder
 from medmim.encoders.segresnet import SegResNetEncoder
 from medmim.encoders.swin import SwinEncoder
 from medmim.encoders.vit import ViTEncoder
-from medmim.errors import refuse_unknown_options, unknown_name
+from medmim.errors import UsageError, unknown_name
 
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "convnext": ConvNeXtEncoder,
@@ -37,12 +38,21 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
 }
 
 
+@checked
 def build_encoder(name: str, *, spatial_dims: int, in_channels: int, **options: Any) -> Encoder:
     """Build an encoder of the table, or a user's own.
 
     Args:
         name: a key of `ENCODERS`, `timm:NAME`, or `module:callable`, such as `my_package.nets:tiny`.
+
+    Raises:
+        UsageError: for an unknown name or option, or one of a wrong type.
     """
+    if spatial_dims not in (2, 3) or in_channels < 1:
+        raise UsageError(
+            "build_encoder: expected spatial_dims of 2 or 3 and in_channels of at least 1, got "
+            f"{spatial_dims} and {in_channels}"
+        )
     if name.startswith(TIMM):
         return from_timm(
             name.removeprefix(TIMM), spatial_dims=spatial_dims, in_channels=in_channels, **options
@@ -52,8 +62,8 @@ def build_encoder(name: str, *, spatial_dims: int, in_channels: int, **options: 
     if name not in ENCODERS:
         raise unknown_name("encoder", name, ENCODERS)
     known = set(signature(ENCODERS[name]).parameters) - {"spatial_dims", "in_channels", "block"}
-    refuse_unknown_options(f"encoder '{name}'", options, known)
-    return ENCODERS[name](spatial_dims=spatial_dims, in_channels=in_channels, **options)
+    fitted = fitting_options(f"encoder '{name}'", ENCODERS[name], options, known=known)
+    return ENCODERS[name](spatial_dims=spatial_dims, in_channels=in_channels, **fitted)
 
 
 __all__ = ["ENCODERS", "Encoder", "Masked", "Packed", "TokenEncoder", "build_encoder", "mask", "pack"]

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from medmim.errors import UsageError, refuse_unknown_options, unknown_name
+from medmim.arguments import checked, fitting_options
+from medmim.errors import UsageError, unknown_name
 from medmim.masks.base import Mask, hidden_count, hidden_voxels
 from medmim.masks.block import BlockMask
 from medmim.masks.combined import CombinedMask
@@ -38,6 +39,7 @@ MASKS: dict[str, type[Mask]] = {
 }
 
 
+@checked
 def build_mask(name: str, *, ratio: float, **options: Any) -> Mask:
     """Build a mask of the table, or a user's own.
 
@@ -58,12 +60,12 @@ def build_mask(name: str, *, ratio: float, **options: Any) -> Mask:
     if name not in MASKS:
         raise unknown_name("mask", name, MASKS)
     known = {field.name for field in fields(MASKS[name])} - {"ratio"}
-    refuse_unknown_options(f"mask '{name}'", options, known)
     if isinstance(options.get("rule"), str):
         options["rule"] = build_mask(options["rule"], ratio=ratio)
     if "masks" in options:
         options["masks"] = _weighted_masks(options["masks"], ratio)
-    return MASKS[name](ratio=ratio, **options)
+    fitted = fitting_options(f"mask '{name}'", MASKS[name], options, known=known)
+    return MASKS[name](ratio=ratio, **fitted)
 
 
 def _weighted_masks(weights: Any, ratio: float) -> tuple[tuple[Mask, float], ...]:

@@ -6,12 +6,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from medmim.arguments import check_fields, checked
 from medmim.errors import ShapeError, UsageError
 from medmim.masks.sampling import MaskRequest, Weights
 from medmim.shapes import Hidden, Ranks, Size, as_size
@@ -21,6 +22,7 @@ _USE = "give voxels, such as --cell 16"
 Rounding = Literal["nearest", "up", "down"]
 
 
+@checked
 def hidden_count(cells: int, ratio: float, rounding: Rounding = "nearest") -> int:
     """Return how many of `cells` are hidden at `ratio`, with 1 ≤ count < cells; see `Mask.rounding`."""
     if cells < 2:
@@ -52,7 +54,8 @@ class Mask(ABC):
     uses_tissue: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check the ratio and its range."""
+        """Check the types of all fields, the ratio and its range."""
+        check_fields(self)
         if not 0.0 < self.ratio < 1.0:
             raise UsageError(f"--ratio: expected a number between 0 and 1, both excluded, got {self.ratio:g}")
         if self.max_ratio is not None and not self.ratio < self.max_ratio < 1.0:
@@ -60,8 +63,6 @@ class Mask(ABC):
                 f"mask option max_ratio: expected a number between --ratio {self.ratio:g} and 1, "
                 f"got {self.max_ratio:g}"
             )
-        if self.rounding not in get_args(Rounding):
-            raise UsageError(f"mask option rounding: expected nearest, up or down, got '{self.rounding}'")
 
     def hidden_counts(self, cells: int) -> tuple[int, ...]:
         """Return how many of `cells` are hidden: one number, or both ends of a range."""
@@ -76,6 +77,7 @@ class Mask(ABC):
     def rank(self, request: MaskRequest) -> Ranks:
         """Return a rank for each cell of each sample; the cells with the highest ranks are hidden first."""
 
+    @checked
     def sample(
         self, batch: int, grid: Sequence[int], *, generator: torch.Generator, weight: Weights | None = None
     ) -> Hidden:
@@ -93,6 +95,11 @@ class Mask(ABC):
             ShapeError: for fewer than two cells, or for weights of another shape or below 0.
         """
         size = tuple(grid)
+        if batch < 0 or len(size) not in (1, 2, 3) or min(size) < 0:
+            raise ShapeError(
+                "expected a batch of at least 0 and the numbers of cells along 2 or 3 axes, got "
+                f"{batch} and {size}"
+            )
         num_hidden = self._draw_count(math.prod(size), generator)
         _check_weight(weight, (batch, *size))
         rank = self.rank(MaskRequest(batch, size, num_hidden, generator, weight)).flatten(1)
@@ -107,6 +114,7 @@ class Mask(ABC):
         return int(torch.randint(fewest, most[0] + 1, (), generator=generator, device="cpu"))
 
 
+@checked
 def hidden_voxels(hidden: Hidden, space: Sequence[int]) -> Bool[Tensor, "batch 1 *space"]:
     """Upsample a mask to voxels: each cell covers space / grid voxels along each axis."""
     grid = tuple(hidden.shape[1:])

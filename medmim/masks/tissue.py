@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medmim.arguments import checked
 from medmim.errors import UsageError
 from medmim.masks.base import Mask
 from medmim.masks.mesh import MeshMask
@@ -78,6 +79,7 @@ class TissueMask(Mask):
         return noise.log() / request.weight.double().clamp(min=1e-6)
 
 
+@checked
 def tissue_share(images: Images, grid: Sequence[int]) -> Weights:
     """Return the share of tissue voxels in each mask cell, (batch, *grid) on the CPU.
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
+from medmim.arguments import checked, fitting_options
 from medmim.encoders import Encoder
-from medmim.errors import refuse_unknown_options, unknown_name
+from medmim.errors import ShapeError, unknown_name
 from medmim.methods.anatomask import build_anatomask
 from medmim.methods.base import Method, Step
 from medmim.methods.contrastive import Contrastive, build_contrastive
@@ -46,6 +47,7 @@ METHODS: dict[str, Callable[..., Method]] = {
 ON_PATCHES = frozenset({"latent_mim", "mae", "simmim"})
 
 
+@checked
 def build_method(
     name: str,
     *,
@@ -63,16 +65,19 @@ def build_method(
         supervision: kind and number of the dataset's labels, for methods that use them.
 
     Raises:
-        UsageError: for an unknown name or option.
+        UsageError: for an unknown name or option, or one of a wrong type.
         ShapeError: for a cell that does not match the encoder's strides.
     """
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)
-    size = as_size(cell, spatial_dims, what="cell")
+    if len(encoder.total_stride) != spatial_dims:
+        own = len(encoder.total_stride)
+        raise ShapeError(f"build_method: spatial_dims: expected {own}, as of the encoder, got {spatial_dims}")
+    size = as_size(cell, spatial_dims, what="build_method: cell")
     given = {"encoder": encoder, "spatial_dims": spatial_dims, "cell": size, "supervision": supervision}
     taken = signature(METHODS[name]).parameters.keys()
-    refuse_unknown_options(f"method '{name}'", options, taken - given.keys())
-    return METHODS[name](**{key: value for key, value in given.items() if key in taken}, **options)
+    fitted = fitting_options(f"method '{name}'", METHODS[name], options, known=taken - given.keys())
+    return METHODS[name](**{key: value for key, value in given.items() if key in taken}, **fitted)
 
 
 __all__ = [

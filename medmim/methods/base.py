@@ -35,6 +35,13 @@ class Step:
     parts: dict[str, Tensor] = field(default_factory=dict)
     pictures: dict[str, Tensor] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Return the loss and the parts as numbers, and the shapes of the pictures."""
+        numbers = {"loss": self.loss, **self.parts}
+        words = [f"{name}={value.item():.4g}" for name, value in numbers.items() if value.numel() == 1]
+        words += [f"{name}: {'×'.join(map(str, one.shape))}" for name, one in self.pictures.items()]
+        return f"Step({', '.join(words)})"
+
 
 class Method(nn.Module, ABC):
     """A pretraining objective around an encoder.

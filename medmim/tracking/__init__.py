@@ -1,6 +1,7 @@
 """Tracking of runs in MLflow, their comparison with its statistics, and the model registry.
 
-MLflow reads its switches when it is imported, so they are set here: no telemetry, no log lines about itself.
+MLflow's switches are set before it is imported: no telemetry, no bars of downloads, no addresses of runs and
+no log lines about itself between the lines of medmim. Who sets a switch outside keeps it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import os
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 for _noisy in ("mlflow", "alembic"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # logs SQL with its values

@@ -93,7 +93,9 @@ def test_counts_are_rounded_as_in_mae_and_simmim(cells, ratio):
 
 
 def test_an_unknown_rounding_is_rejected():
-    with pytest.raises(UsageError, match=r"^mask option rounding: expected nearest, up or down, got 'ceil'$"):
+    with pytest.raises(
+        UsageError, match=r"rounding: expected 'nearest' or 'up' or 'down', got 'ceil' \(str\)$"
+    ):
         build_mask("random", ratio=0.5, rounding="ceil")
 
 

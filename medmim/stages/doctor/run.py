@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
 import sys
@@ -14,15 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import dcm2niix
-import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
 from pydicom import uid
 from pydicom.pixels import get_decoder
 
 from medmim.data.dataset.pseudonyms import KEY_FILE, SECRET_BYTES
-from medmim.errors import RunError, counted
+from medmim.errors import RunError
 from medmim.stages.doctor import Check
+from medmim.stages.doctor.graphics_cards import check_graphics, graphics_of_this_machine
 from medmim.stages.doctor.repair import check_permissions, check_store
 from medmim.stages.doctor.tracking_server import Client, check_server
 from medmim.training.precision import has_bf16
@@ -65,7 +64,7 @@ def doctor(
     return DoctorReport(
         (
             *_versions(),
-            _devices(),
+            check_graphics(graphics_of_this_machine()),
             _precision(),
             *_decoders(),
             _disk(home),
@@ -114,27 +113,6 @@ def _version(wanted: Requirement, extra: str) -> Check:
         advice = f"newer than {newest}, the newest that medmim was tested with: report what differs"
         return Check(wanted.name, "note", f"{found}, expected {wanted.specifier}", advice)
     return Check(wanted.name, "ok", f"{found}, expected {wanted.specifier}")
-
-
-def _devices() -> Check:
-    if torch.cuda.is_available():
-        cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-        shown = ", ".join(f"{c.name} {c.total_memory / _GB:.0f} GB, sm_{c.major}{c.minor}" for c in cards)
-        built = torch.cuda.get_arch_list()
-        if built and not all(_is_supported(c.major, c.minor, built) for c in cards):
-            advice = "install a build of torch for older cards: see docs/installation.md"
-            return Check("devices", "bad", f"{shown}; this torch supports {', '.join(built)}", advice)
-        return Check("devices", "ok", shown)
-    advice = (
-        "training runs on the CPU; if there is an NVIDIA GPU, install its driver and a CUDA build of torch"
-    )
-    return Check("devices", "note", f"CPU, {counted(torch.get_num_threads(), 'thread')}", advice)
-
-
-def _is_supported(major: int, minor: int, built: Sequence[str]) -> bool:
-    """Return whether code built for some architectures (sm_80, …) runs on a card."""
-    parts = [found for one in built if (found := re.match(r"sm_(\d+)(\d)", one))]
-    return any(int(part[1]) == major and int(part[2]) <= minor for part in parts)
 
 
 def _precision() -> Check:

@@ -72,11 +72,12 @@ def plan(
         and not (home / "mlflow.db").is_file()
     ):
         settings = settings.model_copy(update={"init": "scratch"})  # nothing is pretrained yet
-    settings = with_recipe(settings, partition(dataset, fold=settings.fold).train, dims=settings.dims)
+    # the trial runs choose for themselves, as the run does: size is rounded to what their network needs
+    filled = with_recipe(settings, partition(dataset, fold=settings.fold).train, dims=settings.dims)
     free_mb = free_memory_mb()
     small = trial(settings, batch=_SMALL, home=home)
-    large = trial(settings, batch=second_batch(settings.batch_size, small, free_mb=free_mb), home=home)
-    return predict(settings, dataset, (small, large), free_mb=free_mb)
+    large = trial(settings, batch=second_batch(filled.batch_size, small, free_mb=free_mb), home=home)
+    return predict(filled, dataset, (small, large), free_mb=free_mb)
 
 
 def choices_for(settings: RunSettings) -> tuple[Choice, ...]:

@@ -82,6 +82,20 @@ def test_the_second_trial_run_uses_the_batch_size_of_the_run_if_it_surely_fits(w
     assert second_batch(wanted, SMALL, free_mb=free_mb) == expected
 
 
+def test_trial_runs_choose_the_patch_as_the_run_does(tiny_dataset, tmp_path):
+    seen = []
+
+    def trial(settings, *, batch, home):
+        seen.append(settings)
+        return SMALL if len(seen) == 1 else LARGE
+
+    plan(PretrainSettings(data=tiny_dataset, dims=3), home=tmp_path, trial=trial)
+    assert [one.size for one in seen] == [
+        None,
+        None,
+    ]  # the recipe names the median image, which may be no multiple
+
+
 def test_a_budget_in_minutes_takes_these_minutes(tiny_dataset):
     assert predicted(tiny_dataset, steps=None, minutes=90.0).hours == 1.5
 

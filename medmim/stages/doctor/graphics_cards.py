@@ -1,0 +1,128 @@
+"""Check NVIDIA cards: whether this PyTorch runs on them, and if not, which build or driver does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from packaging.version import Version
+
+from medmim.errors import counted
+from medmim.operating_system import nvidia_driver
+from medmim.stages.doctor import Check
+
+_GB = 1e9
+_NAME = "devices"
+# oldest driver for programs of a CUDA version on Linux (NVIDIA, CUDA release notes)
+_OLDEST_DRIVERS = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
+_OLD_BUILD, _OLD_CUDA = "cu126", 12  # PyTorch's build for cards from sm_50 to sm_90 and for older drivers
+_OLDEST_CARD, _NEWEST_OF_OLD_BUILD = (5, 0), (9, 0)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One NVIDIA card, with its compute capability."""
+
+    name: str
+    memory_gb: float
+    capability: tuple[int, int]
+
+    @property
+    def architecture(self) -> str:
+        """Name of the architecture, such as sm_90."""
+        return f"sm_{self.capability[0]}{self.capability[1]}"
+
+
+@dataclass(frozen=True)
+class Graphics:
+    """What is known about the cards, the driver and the PyTorch of a machine.
+
+    Attributes:
+        cards: those that PyTorch can use.
+        driver: version of the NVIDIA driver; None without one.
+        cuda: version of CUDA for which PyTorch was built; None: for the CPU, or for other cards.
+        built_for: architectures for which PyTorch was built, such as sm_80.
+        threads: of computing on the CPU.
+    """
+
+    cards: tuple[Card, ...]
+    driver: str | None
+    cuda: str | None
+    built_for: Sequence[str]
+    threads: int
+
+
+def graphics_of_this_machine() -> Graphics:
+    """Ask PyTorch and the driver."""
+    usable = torch.cuda.is_available()
+    found = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())] if usable else []
+    cards = tuple(Card(one.name, one.total_memory / _GB, (one.major, one.minor)) for one in found)
+    built = torch.cuda.get_arch_list() if usable else ()
+    return Graphics(cards, nvidia_driver(), torch.version.cuda, built, torch.get_num_threads())
+
+
+def check_graphics(found: Graphics) -> Check:
+    """Name cards, driver and architecture, and what to install if PyTorch cannot use them."""
+    if found.cards:
+        return _check_cards(found)
+    cpu = f"CPU, {counted(found.threads, 'thread')}"
+    if found.driver is None:
+        advice = "training runs on the CPU; for an NVIDIA GPU, install its driver and a CUDA build of torch"
+        return Check(_NAME, "note", cpu, advice)
+    build = f"CUDA {found.cuda}" if found.cuda else "CPU"
+    shown = f"{cpu}; NVIDIA driver {found.driver}, torch built for {build}"
+    if found.cuda is None:
+        return Check(_NAME, "bad", shown, f"torch cannot use the GPU: {_install_for(found.driver)}")
+    oldest = _OLDEST_DRIVERS.get(int(found.cuda.split(".")[0]))
+    if oldest and Version(found.driver) < Version(oldest):
+        advice = (
+            f"CUDA {found.cuda} needs driver {oldest} or newer: update it, or {_install_for(found.driver)}"
+        )
+        return Check(_NAME, "bad", shown, advice)
+    advice = (
+        "no GPU is visible: run nvidia-smi, look at CUDA_VISIBLE_DEVICES, and start containers with "
+        "--gpus all (docker) or --nv (apptainer)"
+    )
+    return Check(_NAME, "bad", shown, advice)
+
+
+def _check_cards(found: Graphics) -> Check:
+    driver = f"driver {found.driver or 'unknown'}, torch built for CUDA {found.cuda or 'unknown'}"
+    cards = ", ".join(f"{one.name} {one.memory_gb:.0f} GB, {one.architecture}" for one in found.cards)
+    foreign = [one for one in found.cards if found.built_for and not _runs_on(one, found.built_for)]
+    if not foreign:
+        return Check(_NAME, "ok", f"{cards}; {driver}")
+    shown = f"{cards}; {driver} and {', '.join(found.built_for)}"
+    return Check(_NAME, "bad", shown, f"torch cannot use {foreign[0].name}: {_build_for(foreign[0])}")
+
+
+def _runs_on(card: Card, built_for: Sequence[str]) -> bool:
+    """Return whether code built for some architectures (sm_80, …) runs on a card."""
+    parts = [found for one in built_for if (found := re.match(r"sm_(\d+)(\d)", one))]
+    major, minor = card.capability
+    return any(int(part[1]) == major and int(part[2]) <= minor for part in parts)
+
+
+def _build_for(card: Card) -> str:
+    if card.capability < _OLDEST_CARD:
+        return "no build of PyTorch supports this card: hide it with CUDA_VISIBLE_DEVICES"
+    if card.capability <= _NEWEST_OF_OLD_BUILD:
+        return _install(_OLD_BUILD)
+    return (
+        "it is newer than this build: pip install --upgrade torch (its default build), after a driver update"
+    )
+
+
+def _install_for(driver: str) -> str:
+    """Return how to install the build of PyTorch that a driver can run."""
+    if Version(driver) < Version(_OLDEST_DRIVERS[_OLD_CUDA]):
+        return f"update the driver to {_OLDEST_DRIVERS[_OLD_CUDA]} or newer, then {_install(_OLD_BUILD)}"
+    if Version(driver) < Version(_OLDEST_DRIVERS[max(_OLDEST_DRIVERS)]):
+        return _install(_OLD_BUILD)
+    return "pip install --force-reinstall torch (its default build)"
+
+
+def _install(build: str) -> str:
+    return f"pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/{build}"
