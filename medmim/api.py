@@ -93,7 +93,7 @@ def pretrain(*, home: Home = None, config: str | None = None, log: Log = print, 
         config: YAML file or preset; keyword arguments override it.
         **settings: see below.
     """
-    flags = {**settings, "init": run_id(settings.get("init"), optional=True)}
+    flags = {key: run_id(value) if key == "init" and value else value for key, value in settings.items()}
     resolved = resolve(PretrainSettings, base=settings.get("method"), config=config, flags=flags)
     from medmim.stages.pretrain.run import pretrain as run
 
@@ -112,8 +112,8 @@ def finetune(
         config: YAML file or preset; keyword arguments override it.
         **settings: see below; `init` is a run or its id, a weights file or `scratch`.
     """
-    flags = {**settings, "task": task, "init": run_id(settings.get("init"), optional=True)}
-    resolved = resolve(FinetuneSettings, base=task, config=config, flags=flags)
+    flags = {key: run_id(value) if key == "init" and value else value for key, value in settings.items()}
+    resolved = resolve(FinetuneSettings, base=task, config=config, flags={**flags, "task": task})
     from medmim.stages.finetune.run import finetune as run
 
     return run(resolved, home=_home(home), log=log)
@@ -151,7 +151,7 @@ def predict(
     memory = fit(options.pop("max_memory_gb", None), float | None, of="predict: max_memory_gb")
     given = fitting_options("predict", IngestOptions, options)
     extras = Extras(save_probabilities, pictures, min_score, memory)
-    places = {"source": Path(source), "out": Path(out), "home": _home(home)}
+    places: dict[str, Any] = {"source": Path(source), "out": Path(out), "home": _home(home)}
     return run(**places, model=model, log=log, extras=extras, force=force, **given)
 
 

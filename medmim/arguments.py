@@ -13,7 +13,7 @@ import os
 import types
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields, is_dataclass
-from inspect import Parameter, get_annotations, isclass, signature
+from inspect import Parameter, get_annotations, getmro, isclass, signature
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -90,7 +90,8 @@ def fitting_options(
 
 def check_fields(instance: Any) -> None:
     """Check the fields of a frozen dataclass, and convert those that have another form."""
-    hints = _hints(type(instance))
+    kind: Any = type(instance)
+    hints = _hints(kind)
     for field in fields(instance):
         value = getattr(instance, field.name)
         fitted = fit(value, hints[field.name], of=f"{type(instance).__name__}: {field.name}")
@@ -110,11 +111,9 @@ def fit(value: Any, hint: Any, *, of: str) -> Any:
     return fitted
 
 
-def run_id(run: Any, *, optional: bool = False) -> str | None:
+def run_id(run: Any) -> str:
     """Return the id of a run that is given as its result, its id, or the path of a file."""
     word = getattr(run, "run_id", run)
-    if optional and word is None:
-        return None
     if not isinstance(word, str | Path):
         raise WrongTypeError(f"expected the result or the id of a run, or a file, got {_shown(run)}")
     return str(word)
@@ -173,9 +172,10 @@ def _hints(owner: Any) -> dict[str, Any]:
 
     A name that only type checkers import is not resolved: its argument is not checked.
     """
-    if is_dataclass(owner):
+    parts: list[tuple[Any, Mapping[str, Any]]]
+    if isclass(owner) and is_dataclass(owner):
         wanted = {field.name for field in fields(owner)}
-        parts = [(base, get_annotations(base)) for base in reversed(owner.__mro__)]
+        parts = [(base, get_annotations(base)) for base in reversed(getmro(owner))]
     else:
         function = owner.__init__ if isclass(owner) else owner
         wanted = set(signature(function).parameters)
