@@ -1,5 +1,6 @@
 """Small datasets and an empty store that tests of several folders share; warnings of our own are errors."""
 
+import gc
 import importlib
 import json
 import os
@@ -25,6 +26,12 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", r"error:::medmim(\.|$)")
+
+
+def pytest_collection_finish(session):
+    """Exempt modules and collected tests from garbage collection, which every failing command asks for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,8 @@
 """Compare every pretraining method at equal processor minutes with random weights; one row a score.
 
     python -m tests.benchmarks.method_table --data figshare --task classify --home runs
-    python -m tests.benchmarks.method_table --data hippocampus --task segment --home runs
+    python -m tests.benchmarks.method_table --data hippocampus --task segment --home runs \\
+        --size 32 --batch-size 2
 
 Each method pretrains with its defaults on the unlabelled training images, then the encoder is fine-tuned on
 a few labelled patients and, for images with classes, probed: logistic regression on its frozen features.
@@ -69,6 +70,8 @@ class MethodTable:
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
         self.dataset = medmim.open_dataset(given.data)
+        self.patch = {"size": given.size} if given.size else {}  # None would count as a choice
+        self.batch = {"batch_size": given.batch_size} if given.batch_size else {}
         words = ["git", "rev-parse", "--short", "HEAD"]
         self.commit = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
         known = read_rows(given.out)
@@ -111,14 +114,14 @@ class MethodTable:
         return medmim.pretrain(
             home=self.given.home, data=self.given.data, method=method, seed=seed,
             dims=self.given.dims, time_source="processor", num_evaluations=1, monitors=False, workers=0,
-            **length,
+            **self.patch, **length,
         )  # fmt: skip
 
     def _finetuned(self, init: str, seed: int, minutes: float) -> Row:
         result = medmim.finetune(
             self.given.task, home=self.given.home, data=self.given.data, init=init, seed=seed,
             dims=self.given.dims, minutes=minutes, time_source="processor", num_evaluations=1, workers=0,
-            num_labelled=self.given.labelled,
+            num_labelled=self.given.labelled, **self.patch, **self.batch,
         )  # fmt: skip
         measure = SCORES[self.given.task]
         score = next(row for row in result.scores if row["metric"] == measure)
@@ -158,6 +161,8 @@ if __name__ == "__main__":
     parser.add_argument("--task", choices=sorted(SCORES), required=True)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--dims", type=int, choices=(2, 3), help="default: as the dataset")
+    parser.add_argument("--size", type=int, help="edge of the patches of both stages; default: the recipe's")
+    parser.add_argument("--batch-size", type=int, help="of fine-tuning; default: the recipe's")
     parser.add_argument("--name", help="name of the dataset in the table; default: its folder")
     parser.add_argument("--labelled", type=int, default=10, help="labelled training patients")
     parser.add_argument("--pretrain-minutes", type=float, default=3.0, help="processor minutes")
