@@ -34,6 +34,8 @@ _LAPTOP_S = 3600.0
 _STEPS_LAPTOP = (1000, 10_000)
 _SECONDS_PER_VOXEL = {2: 4.7e-6, 3: 2.8e-6}  # of a training step on one core with bf16
 _BATCH_LAPTOP = {2: 8, 3: 4}
+_SEGMENT_BATCH_3D = 2  # nnU-Net's smallest
+_SMALLEST_PATCH = 32**3  # voxels of a 3D patch on a CPU
 _LARGEST_BATCH = {2: 32, 3: 8}
 _TOGETHER = (
     frozenset({"encoder", "encoder_options"}),
@@ -63,28 +65,30 @@ def recipe(
 ) -> tuple[Choice, ...]:
     """Return every choice with its reason.
 
-    Encoder and batch depend on data and machine only, so that pretraining and all arms of a study agree.
+    The encoder depends on data and machine only, so that pretraining and all arms of a study agree.
 
     Args:
         task: name of the fine-tuning task; None for pretraining.
         rounded: round the patch up to the stride of the chosen encoder; a run rounds to its own.
     """
     spacing = _spacing(facts, machine)
-    name, options, why, size = _network(facts, machine, spacing)
-    memory = memory_of(facts, size, name, options)
+    name, options, why, stride = _network(facts, machine, spacing)
+    patch = _patch(facts, machine, spacing, task)
+    memory = memory_of(facts, round_up(patch, stride), name, options)
     room = 1024 * _FILLED * machine.memory_gb - memory.fixed_mb
     while machine.gpu and facts.dims == 3 and 2 * memory.patch_mb > room:  # nnU-Net's smallest batch is 2
         share = min(room / (2 * memory.patch_mb), _SMALLER)
         machine = replace(machine, patch_voxels=int(machine.patch_voxels * share))
-        name, options, why, size = _network(facts, machine, spacing)
-        memory = memory_of(facts, size, name, options)
+        name, options, why, stride = _network(facts, machine, spacing)
+        patch = _patch(facts, machine, spacing, task)
+        memory = memory_of(facts, round_up(patch, stride), name, options)
     stages = len(options.get("features", ()))
-    shown = size if rounded else _patch(facts, machine, spacing)
-    batch, fitting = _batch(facts.dims, machine, memory)
+    size = round_up(patch, stride)
+    batch, fitting = _batch(facts.dims, machine, memory, task)
     return (
         Choice("encoder", name, f"{machine.title}, {facts.dims}D"),
         Choice("encoder_options", options, why),
-        *_view_choices(facts, machine, task, shown, spacing),
+        *_view_choices(facts, machine, task, size if rounded else patch, spacing),
         Choice("batch_size", batch, fitting),
         *_length(facts, machine, batch, size),
         Choice("channels_last", facts.dims == 2, "faster for 2D convolutions, slower for small 3D patches"),
@@ -151,11 +155,17 @@ def _spacing(facts: TrainingFacts, machine: Machine) -> tuple[float, ...]:
     return tuple(float(edge) for edge in spacing)
 
 
-def _patch(facts: TrainingFacts, machine: Machine, spacing: Sequence[float]) -> Size:
-    """Return the patch before rounding: the median image, or the largest part of it that is allowed."""
+def _patch(facts: TrainingFacts, machine: Machine, spacing: Sequence[float], task: str | None) -> Size:
+    """Return the patch before rounding: the median image, or the largest part of it that is allowed.
+
+    A segmenter in 3D on a CPU takes at most half of it: twice the steps in the same minutes, which pay more.
+    """
     extent = np.array(facts.shape) * np.array(facts.spacing_mm)
     image = np.maximum(np.round(extent / spacing), 1)
     patch = image.copy()
+    if task == "segment" and facts.dims == 3 and not machine.gpu and prod(image) > _SMALLEST_PATCH:
+        share = max(0.5, _SMALLEST_PATCH / prod(image))
+        patch = np.maximum(np.floor(image * share ** (1 / 3)), 1)
     allowed = machine.patch_voxels if facts.dims == 3 else machine.longest_side**2
     while prod(patch) > allowed:
         longest = int(np.argmax(patch / image)) if len(set(patch / image)) > 1 else int(np.argmax(patch))
@@ -182,12 +192,11 @@ def _strides(patch: Size, spacing: Sequence[float], *, most: int) -> list[list[i
 def _network(
     facts: TrainingFacts, machine: Machine, spacing: Sequence[float]
 ) -> tuple[str, dict[str, Any], str, Size]:
-    """Return name and options of the encoder, the reason, and the patch size, a multiple of its stride."""
-    patch = _patch(facts, machine, spacing)
-    name, options, why = _encoder(facts, machine, patch, spacing)
+    """Return name and options of the encoder, the reason, and its total stride."""
+    name, options, why = _encoder(facts, machine, _patch(facts, machine, spacing, None), spacing)
     with torch.device("meta"):
         encoder = build_encoder(name, spatial_dims=facts.dims, in_channels=facts.channels, **options)
-    return name, options, why, round_up(patch, encoder.total_stride)
+    return name, options, why, encoder.total_stride
 
 
 def _encoder(
@@ -214,12 +223,11 @@ def _encoder(
     return "resenc", options, f"nnU-Net's ResEnc-{machine.resenc}, {count} stages for this patch"
 
 
-def _batch(dims: Dims, machine: Machine, memory: PredictedMemory) -> tuple[int, str]:
+def _batch(dims: Dims, machine: Machine, memory: PredictedMemory, task: str | None) -> tuple[int, str]:
     """Return the batch size and the reason."""
     if not machine.gpu:
-        return _BATCH_LAPTOP[dims], (
-            f"small, for many steps; predicted memory {memory.of_batch(_BATCH_LAPTOP[dims]) / 1024:.1f} GiB"
-        )
+        batch = _SEGMENT_BATCH_3D if task == "segment" and dims == 3 else _BATCH_LAPTOP[dims]
+        return batch, f"small, for many steps; predicted memory {memory.of_batch(batch) / 1024:.1f} GiB"
     fitting = (1024 * _FILLED * machine.memory_gb - memory.fixed_mb) / memory.patch_mb
     batch = int(min(max(fitting, 2), _LARGEST_BATCH[dims]))
     return batch, f"predicted memory {memory.of_batch(batch) / 1024:.1f} GiB, not measured"
@@ -239,8 +247,12 @@ def _view_choices(
     facts: TrainingFacts, machine: Machine, task: str | None, size: Size, spacing: Sequence[float]
 ) -> Iterator[Choice]:
     coarser = max(new / old for new, old in zip(spacing, facts.spacing_mm, strict=True)) > _DIFFERS
-    whole = prod(size) >= prod(facts.shape)
-    yield Choice("size", size, "the median image" if whole else f"largest patch of a {machine.title}")
+    reason = f"largest patch of a {machine.title}"
+    if prod(size) >= prod(facts.shape):
+        reason = "the median image"
+    elif not machine.gpu and facts.dims == 3 and prod(size) < machine.patch_voxels:
+        reason = "half the median image, for many steps"
+    yield Choice("size", size, reason)
     if coarser and (facts.dims == 3 or task == "segment" or task is None):
         # in 2D, the slice axis is not resampled
         edges = spacing if facts.dims == 3 else [max(spacing)] * 3

@@ -39,10 +39,22 @@ def test_four_data_sets_get_a_recipe_that_fits_each_machine(facts: TrainingFacts
         assert memory_of(facts, *options).of_batch(found["batch_size"]) <= 1024 * limits.memory_gb
 
 
-def test_a_small_volume_is_seen_whole_at_its_own_spacing() -> None:
-    """The patch is the median hippocampus, rounded up to the stride of the encoder."""
-    found = _chosen(HIPPOCAMPUS, "laptop")
-    assert found["size"] == (40, 56, 40)
+@pytest.mark.parametrize(
+    ("machine", "task", "size", "batch"),
+    [
+        ("laptop", None, (40, 56, 40), 4),
+        ("laptop", "classify", (40, 56, 40), 4),
+        ("laptop", "segment", (32, 40, 32), 2),
+        ("gpu_12gb", "segment", (40, 56, 40), 8),
+    ],
+)
+def test_a_small_volume_keeps_its_spacing_and_a_segmenter_on_a_cpu_sees_half_of_it(
+    machine: str, task: str | None, size: tuple[int, ...], batch: int
+) -> None:
+    """The patch is the median hippocampus or half of it, rounded up to the stride of the encoder."""
+    found = _chosen(HIPPOCAMPUS, machine, task)
+    assert found["size"] == size
+    assert found["batch_size"] == batch
     assert "spacing_mm" not in found
 
 
