@@ -85,6 +85,8 @@ def network_lines(
             f"warning: {counted(len(volumes), 'training volume')}: with fewer than about {_FEW_VOLUMES}, "
             "chance decides most of the score"
         )
+    if settings.precision == "fp16" and precision == "fp32":
+        lines.append("warning: precision=fp16 needs a GPU, so this machine trains in fp32")
     return [*lines, *_padding_lines(volumes, plan)]
 
 

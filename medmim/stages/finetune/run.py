@@ -62,6 +62,11 @@ def finetune(
     run = build_finetuning(settings, store, log)
     header = network_lines(run.settings, run.partition.train, run.plan, run.module.network)
     warnings = [f"warning: {line}" for line in run.certificate.warnings]
+    if run.settings.patience and not run.selects_weights:
+        warnings.append(
+            f"warning: patience={run.settings.patience} has no effect: with num_labelled or label_fraction, "
+            "or without validation patients, validation chooses nothing and the whole length is trained"
+        )
     for line in [*header, *view_lines(run.origin.description, run.plan), *warnings]:
         log(line)
     return train(

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import tiny
+import torch
 from interruption import PowerCut, PowerCutError
 from safetensors.torch import load_file, save_file
 
@@ -214,8 +215,15 @@ def test_weights_without_a_record_have_unknown_contamination(study_copy, tmp_pat
 
 
 def test_with_few_labels_validation_chooses_nothing(tiny_dataset, home):
-    result = finetune(settings(tiny_dataset, num_labelled=3), home=home, log=quiet)
+    lines = []
+    words = {"num_labelled": 3, "patience": 2, "precision": "fp16"}
+    result = finetune(settings(tiny_dataset, **words), home=home, log=lines.append)
     assert "best/val_dice_present" not in result.metrics
+    assert any(line.startswith("warning: patience=2 has no effect") for line in lines)
+    assert (
+        torch.cuda.is_available()
+        or "warning: precision=fp16 needs a GPU, so this machine trains in fp32" in lines
+    )
     assert Store(home).run(result.run_id).data.tags["labelled"] == "3"
     division = json.loads((result.checkpoint.parent / DIVISION).read_text())
     assert len(division["train"]) == 3
