@@ -49,6 +49,12 @@ def tiny_dataset(tmp_path_factory):
     return tiny.make_dataset(tmp_path_factory.mktemp("sources") / "tiny-scans")
 
 
+@pytest.fixture
+def dataset_copy(tiny_dataset, tmp_path):
+    """A copy of the tiny dataset, to be damaged."""
+    return Path(shutil.copytree(tiny_dataset, tmp_path / "data"))
+
+
 @pytest.fixture(scope="session")
 def varied_dataset(tmp_path_factory):
     """Eight patients with three spacings and four orientations; one has two volumes."""

@@ -15,6 +15,7 @@ from medmim.data.dataset.channels import ChannelStack, missing_channels, unmatch
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.formats.nifti import read_image
 from medmim.errors import DataError, counted
+from medmim.text_formats import natural_order
 from medmim.training.tasks.trained_model import DROPOUT, TrainedModel
 
 UNLIKE = "unlike_training_data"  # reason of a refusal
@@ -204,7 +205,9 @@ def check_channels(
     dropout = "" if trained.description.get(DROPOUT) else ", or use a model trained with channel_dropout"
     remedy = f"expected one volume for each of {', '.join(wanted)}{numbered}: add what is missing{dropout}"
     refused = [
-        f"{names[visit[0].id]}: {unmatched_channels(visit, wanted)}; {remedy}" for visit in visits_of(rest)
+        f"{min((names[one.id] for one in visit), key=natural_order)}: "  # keys are in random order
+        f"{unmatched_channels(visit, wanted)}; {remedy}"
+        for visit in visits_of(rest)
     ]
     if refused and not cases:
         more = f" (and {counted(len(refused) - 1, 'more visit')})" if len(refused) > 1 else ""

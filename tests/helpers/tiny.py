@@ -144,3 +144,10 @@ def begins_with_patches(name):
 
 ON_PATCHES = sorted(name for name in ENCODERS if begins_with_patches(name))
 ON_VOXELS = sorted(set(ENCODERS) - set(ON_PATCHES))
+
+
+def flip_a_bit(path, chance):
+    """Change one bit of a file, as storage that decays does."""
+    content = bytearray(path.read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(bytes(content))

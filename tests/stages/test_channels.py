@@ -119,13 +119,13 @@ def test_one_channel_serves_four(brats):
     made = predict(brats / "scans", brats / "out", home=home, model=result.run_id, log=said.append)
     assert len(made.volumes) == 10
     (line,) = (one for one in said if "no flair" in one)
-    assert line.startswith("warning: BraTS-GLI-00000-000/")
+    assert line.startswith("warning: BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1c: no flair (of")
     assert " no flair (of t1+post, t1+pre, t2); expected one volume for each of t1+pre, t1+post" in line
     assert line.endswith(": add what is missing, or use a model trained with channel_dropout")
     options = EvaluationOptions(predictions=brats / "out", split="all")
     evaluation = evaluate(brats / "data", brats / "evaluation", options, home=home, log=quiet)
     assert evaluation.facts["cases"] == 11  # not every channel by itself
-    with pytest.raises(DataError, match=r"^refused BraTS-GLI-00000-000[/-].*: no flair .*channel_dropout$"):
+    with pytest.raises(DataError, match=r"^refused BraTS-GLI-00000-000-t1c: no flair .*channel_dropout$"):
         predict(
             brats / "scans/BraTS-GLI-00000-000", brats / "out2", home=home, model=result.run_id, log=quiet
         )

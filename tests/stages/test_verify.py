@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,31 +14,20 @@ from medmim.errors import DataError
 from medmim.stages.verify import verify
 
 
-@pytest.fixture
-def dataset(tiny_dataset, tmp_path):
-    return Path(shutil.copytree(tiny_dataset, tmp_path / "data"))
-
-
-def flip(path: Path, chance: random.Random) -> None:
-    content = bytearray(path.read_bytes())
-    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-    path.write_bytes(bytes(content))
-
-
-def test_an_intact_dataset_has_no_problems(dataset):
+def test_an_intact_dataset_has_no_problems(dataset_copy):
     told = []
-    result = verify(dataset, progress=lambda *words: told.append(words))
+    result = verify(dataset_copy, progress=lambda *words: told.append(words))
     assert result.problems == ()
     assert told[-1] == ("hash", 20, 20)
     assert result.as_json()["ok"]
 
 
-def test_changed_and_missing_files_are_listed_by_id(dataset):
-    first, second, third = read_dataset(dataset).volumes[:3]
-    flip(dataset / first.image, random.Random(0))
-    (dataset / second.label).unlink()
-    (dataset / third.image).write_bytes(b"")
-    found = {(one.what, one.id, one.reason) for one in verify(dataset).problems}
+def test_changed_and_missing_files_are_listed_by_id(dataset_copy):
+    first, second, third = read_dataset(dataset_copy).volumes[:3]
+    tiny.flip_a_bit(dataset_copy / first.image, random.Random(0))
+    (dataset_copy / second.label).unlink()
+    (dataset_copy / third.image).write_bytes(b"")
+    found = {(one.what, one.id, one.reason) for one in verify(dataset_copy).problems}
     assert found == {
         ("volume", first.id, "changed since it was written"),
         ("label", second.id, "missing"),
@@ -47,25 +35,25 @@ def test_changed_and_missing_files_are_listed_by_id(dataset):
     }
 
 
-def test_extra_files_and_lost_rows_are_found(dataset):
-    (dataset / "volumes" / "stray.nii.gz").write_bytes(b"x")
-    (dataset / ".staging-old").mkdir()
-    lines = (dataset / "ledger.jsonl").read_text().splitlines(keepends=True)
-    (dataset / "ledger.jsonl").write_text("".join(lines[1:]))
-    found = [str(one) for one in verify(dataset).problems]
+def test_extra_files_and_lost_rows_are_found(dataset_copy):
+    (dataset_copy / "volumes" / "stray.nii.gz").write_bytes(b"x")
+    (dataset_copy / ".staging-old").mkdir()
+    lines = (dataset_copy / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (dataset_copy / "ledger.jsonl").write_text("".join(lines[1:]))
+    found = [str(one) for one in verify(dataset_copy).problems]
     assert "folder: 1 file without a row in the manifest" in found
     assert "folder: the staging folder of a killed or running ingest" in found
     assert "ledger.jsonl: changed since it was written" in found
     assert "ledger.jsonl: gives files_seen 9, expected 10" in found
 
 
-def test_an_edited_manifest_is_found(dataset):
-    path = dataset / "manifest.jsonl"
+def test_an_edited_manifest_is_found(dataset_copy):
+    path = dataset_copy / "manifest.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows[0]["split"] = "test" if rows[0]["split"] != "test" else "train"
     rows[1]["subject"] = rows[2]["subject"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = [str(one) for one in verify(dataset).problems]
+    found = [str(one) for one in verify(dataset_copy).problems]
     assert "manifest.jsonl: changed since it was written" in found
     assert "manifest.jsonl: does not match the content hash in dataset.json" in found
 
@@ -79,20 +67,20 @@ def is_reported(dataset: Path) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_bit_flips_and_truncations_are_found(seed, dataset):
+def test_bit_flips_and_truncations_are_found(seed, dataset_copy):
     """40 bit flips and 12 truncations per seed: every one is reported and nothing crashes."""
     chance = random.Random(seed)
-    files = sorted(path for path in dataset.rglob("*") if path.is_file())
+    files = sorted(path for path in dataset_copy.rglob("*") if path.is_file())
     for number in range(52):
         path = files[number % 3] if number % 4 == 0 else chance.choice(files)
         content = path.read_bytes()
         if number < 40:
-            flip(path, chance)
+            tiny.flip_a_bit(path, chance)
         else:
             path.write_bytes(content[: chance.randrange(len(content))])
-        assert is_reported(dataset), path.name
+        assert is_reported(dataset_copy), path.name
         path.write_bytes(content)
-    assert verify(dataset).problems == ()
+    assert verify(dataset_copy).problems == ()
 
 
 def test_a_subject_in_two_splits_is_found(tmp_path):

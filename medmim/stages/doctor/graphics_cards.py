@@ -99,10 +99,17 @@ def _check_cards(found: Graphics) -> Check:
 
 
 def _runs_on(card: Card, built_for: Sequence[str]) -> bool:
-    """Return whether code built for some architectures (sm_80, …) runs on a card."""
-    parts = [found for one in built_for if (found := re.match(r"sm_(\d+)(\d)", one))]
-    major, minor = card.capability
-    return any(int(part[1]) == major and int(part[2]) <= minor for part in parts)
+    """Return whether code built for some architectures runs on a card.
+
+    Machine code (sm_80) runs on cards of the same major version, PTX (compute_80) on all newer ones.
+    """
+    for one in built_for:
+        if found := re.match(r"(sm|compute)_(\d+)(\d)", one):
+            version = (int(found[2]), int(found[3]))
+            same_major = version[0] == card.capability[0] or found[1] == "compute"
+            if same_major and version <= card.capability:
+                return True
+    return False
 
 
 def _build_for(card: Card) -> str:

@@ -19,6 +19,8 @@ def test_usable_cards_are_named_with_architecture_driver_and_build():
     assert check.status == "ok"
     assert check.found == "H200 150 GB, sm_90; driver 580.95.05, torch built for CUDA 13.0"
     assert judge(Card("A40", 48.0, (8, 6))).status == "ok"  # code of sm_80 runs on sm_86
+    assert judge(BLACKWELL, built_for=(*OLD, "compute_90")).status == "ok"  # PTX is compiled for newer cards
+    assert judge(VOLTA, built_for=("sm_80", "compute_80")).status == "bad"  # and not for older ones
     assert "driver unknown" in judge(HOPPER, driver=None).found
 
 
