@@ -29,7 +29,7 @@ Examples:
     help="Number of synthetic patients.",
 )
 @click.option("--pretrain-steps", type=click.IntRange(min=1), default=200, show_default=True)
-@click.option("--finetune-steps", type=click.IntRange(min=1), default=300, show_default=True)
+@click.option("--finetune-steps", type=click.IntRange(min=1), default=600, show_default=True)
 @json_option
 def command(
     *, out: Path, seed: int, patients: int, pretrain_steps: int, finetune_steps: int, as_json: bool

@@ -1,7 +1,7 @@
 """The recipe of a run: encoder, patch, spacing, batch, length and schedule, chosen from data and machine.
 
 Patch, pooling and target spacing follow nnU-Net's rules (Isensee et al., Nature Methods 2021, arXiv
-1904.08128). Choices for a CPU were measured: see docs/results/recipe.json.
+1904.08128). Choices for a CPU were measured: see docs/results/recipe.md.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ def _view_choices(
     if prod(size) >= prod(facts.shape):
         reason = "the median image"
     elif not machine.gpu and facts.dims == 3 and prod(size) < machine.patch_voxels:
-        reason = "half the median image, for many steps"
+        reason = "a part of the median image, for many steps"
     yield Choice("size", size, reason)
     if coarser and (facts.dims == 3 or task == "segment" or task is None):
         # in 2D, the slice axis is not resampled
