@@ -253,13 +253,13 @@ _ELEMENTWISE = (
     *(F.hardswish, F.hardsigmoid, F.softplus, F.selu, F.celu, F.softsign, F.tanhshrink, F.logsigmoid),
     *(F.dropout, torch.sigmoid, torch.tanh, torch.exp, torch.sqrt, torch.rsqrt, torch.square, torch.abs),
     *(Tensor.relu, Tensor.relu_, Tensor.sigmoid, Tensor.tanh, Tensor.square, Tensor.clamp, torch.clamp),
-    *(torch.neg, Tensor.neg, Tensor.exp, Tensor.sqrt, Tensor.rsqrt, Tensor.abs),
+    *(torch.neg, Tensor.neg, Tensor.exp, Tensor.sqrt, Tensor.rsqrt, Tensor.abs, torch.reciprocal),
 )
 _COMBINING = (
     *(torch.add, torch.mul, torch.sub, torch.div, torch.rsub, torch.true_divide, torch.pow, Tensor.pow),
     *(Tensor.add, Tensor.mul, Tensor.sub, Tensor.div),
 )
-_SINGULAR_AT_ZERO = {torch.div, torch.true_divide, torch.pow, torch.sqrt, torch.rsqrt}
+_SINGULAR_AT_ZERO = {torch.div, torch.true_divide, torch.pow, torch.sqrt, torch.rsqrt, torch.reciprocal}
 _SINGULAR_AT_ZERO |= {Tensor.div, Tensor.pow, Tensor.sqrt, Tensor.rsqrt}
 _COPYING = (Tensor.clone, Tensor.detach, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.to)
 _NEW = (Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_tensor)

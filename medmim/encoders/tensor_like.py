@@ -74,6 +74,12 @@ class TensorLike(ABC):
     def __pow__(self, other: Any) -> Any:
         return self._apply(torch.pow, self, other)
 
+    def __rtruediv__(self, other: Any) -> Any:
+        return self._apply(torch.mul, self._apply(torch.reciprocal, self), other)
+
+    def __rpow__(self, other: Any) -> Any:
+        return self._apply(torch.pow, other, self)
+
     def __neg__(self) -> Any:
         return self._apply(torch.mul, self, -1)
 
@@ -91,6 +97,30 @@ class TensorLike(ABC):
     def __array__(self, *_: Any, **__: Any) -> Any:
         """Reject conversion to NumPy by name."""
         raise self.no_form("numpy.asarray")
+
+    def _unconverted(self, *_: Any, **__: Any) -> Any:
+        """Reject conversion to a plain tensor by name."""
+        raise self.no_form("torch.as_tensor")
+
+    __dlpack__ = __dlpack_device__ = _unconverted
+
+    def __bool__(self) -> bool:
+        raise self.no_form("bool")
+
+    def __float__(self) -> float:
+        raise self.no_form("float")
+
+    def _uncompared(self, other: Any) -> Any:
+        """Reject comparisons by name; without this method, `==` would be False."""
+        raise self.no_form("comparison")
+
+    def _unmatched(self, other: Any) -> Any:
+        """Reject matrix products by name."""
+        raise self.no_form("matmul")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _uncompared
+    __hash__ = object.__hash__
+    __matmul__ = __rmatmul__ = _unmatched
 
     def __getattr__(self, name: str) -> Any:
         """Return the form of a tensor method, or reject it by name."""

@@ -30,3 +30,31 @@ def test_operators_equal_those_of_tensors_on_visible_voxels(hide):
 def test_conversion_to_numpy_is_rejected_by_name(hide):
     with pytest.raises(ShapeError, match=r"'numpy\.asarray' has no (packed|masked) form"):
         np.asarray(value_of(hide))
+
+
+@both_kinds
+@pytest.mark.parametrize(
+    ("use", "name"),
+    [
+        (torch.as_tensor, "torch.as_tensor"),
+        (torch.tensor, "torch.as_tensor"),
+        (float, "float"),
+        (bool, "bool"),
+        (lambda x: x == 0, "comparison"),
+        (lambda x: x != 0, "comparison"),
+        (lambda x: x > 0, "comparison"),
+        (lambda x: x @ x, "matmul"),
+        (lambda x: torch.ones(2, 2) @ x, "matmul"),
+        (list, "indexing"),
+    ],
+)
+def test_uses_that_need_a_plain_tensor_are_rejected_by_name(hide, use, name):
+    with pytest.raises(ShapeError, match=rf"'{name}'.* has no (packed|masked) form"):
+        use(value_of(hide))
+
+
+@both_kinds
+def test_numbers_divided_by_and_raised_to_a_value_equal_those_of_tensors(hide):
+    value = value_of(hide) * 4
+    assert (2 / value).unpack().unique().tolist() == [0, 0.5]
+    assert (2**value).unpack().unique().tolist() == [0, 16]

@@ -188,15 +188,19 @@ def mean_over_space(value: PackedCells, *, keepdim: bool) -> Tensor:
     return means.reshape(*means.shape, *[1] * value.dims) if keepdim else means
 
 
-def adaptive_avg_pool(
+def adaptive_pool(
     func: Callable[..., Tensor], value: PackedCells, output_size: _Sizes, *_: Any, **__: Any
 ) -> Tensor:
-    """Return the mean over visible voxels, for pooling to one voxel as in squeeze-and-excitation."""
+    """Return the mean or the maximum over visible voxels, for pooling to one voxel."""
     value.require_channels_first(func.__name__)
     sizes = (output_size,) if isinstance(output_size, int) else tuple(output_size)
     if any(size != 1 for size in sizes):
         raise ShapeError(f"'{func.__name__}' to {sizes} has no packed form, only to 1: {ADVICE}")
-    return mean_over_space(value, keepdim=True)
+    if "avg" in func.__name__:
+        return mean_over_space(value, keepdim=True)
+    largest = value.values.flatten(2).amax(dim=2)
+    highest = torch.stack([cells.amax(dim=0) for cells in torch.split(largest, list(value.layout.counts))])
+    return highest.reshape(*highest.shape, *[1] * value.dims)
 
 
 def _reach(

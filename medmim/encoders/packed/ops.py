@@ -94,6 +94,21 @@ def channel_dropout(
     return value.like(value.values * F.dropout(ones, p, training)[value.layout.sample])
 
 
+def within_cells(func: Callable[..., Tensor], value: PackedCells, factor: int) -> PackedCells:
+    """Exchange voxels for channels or back (pixel shuffle), which stays inside a cell.
+
+    Raises:
+        ShapeError: for cells that the factor does not divide.
+    """
+    value.require_channels_first(func.__name__)
+    if "unshuffle" in func.__name__ and any(length % factor for length in value.cell):
+        cell = "×".join(map(str, value.cell))
+        raise ShapeError(
+            f"'{func.__name__}' by {factor} of cells of {cell} voxels has no packed form: use a larger --cell"
+        )
+    return value.like(func(value.values, factor))
+
+
 def linear(
     func: Callable[..., Tensor], value: PackedCells, weight: Tensor, bias: Tensor | None = None
 ) -> PackedCells:

@@ -92,12 +92,13 @@ _ELEMENTWISE = (
     *(F.celu, F.mish, F.hardswish, F.hardsigmoid, F.softplus, F.logsigmoid, F.tanhshrink, F.softsign),
     *(F.dropout, torch.sigmoid, torch.tanh, torch.exp, torch.sqrt, torch.rsqrt, torch.square, torch.abs),
     *(Tensor.relu, Tensor.relu_, Tensor.sigmoid, Tensor.tanh, Tensor.square, Tensor.clamp, torch.clamp),
-    *(torch.neg, Tensor.neg, Tensor.exp, Tensor.sqrt, Tensor.rsqrt, Tensor.abs),
+    *(torch.neg, Tensor.neg, Tensor.exp, Tensor.sqrt, Tensor.rsqrt, Tensor.abs, torch.reciprocal),
 )
 _COMBINING = (
     *(torch.add, torch.mul, torch.sub, torch.div, torch.rsub, torch.true_divide, torch.pow, Tensor.pow),
     *(Tensor.add, Tensor.mul, Tensor.sub, Tensor.div),
 )
+_ADAPTIVE = (F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
 _COPYING = (Tensor.clone, Tensor.detach, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.to)
 _NEW = (Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_tensor)
 
@@ -105,7 +106,8 @@ _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys((torch.conv2d, torch.conv3d), conv),
     **dict.fromkeys((F.max_pool2d, F.max_pool3d, torch.max_pool2d, torch.max_pool3d), norm_and_pool.max_pool),
     **dict.fromkeys((F.avg_pool2d, F.avg_pool3d), norm_and_pool.avg_pool),
-    **dict.fromkeys((F.adaptive_avg_pool2d, F.adaptive_avg_pool3d), norm_and_pool.adaptive_avg_pool),
+    **dict.fromkeys(_ADAPTIVE, norm_and_pool.adaptive_pool),
+    **dict.fromkeys((F.pixel_shuffle, F.pixel_unshuffle), ops.within_cells),
     **dict.fromkeys((torch.mean, Tensor.mean), ops.mean),
     **dict.fromkeys((F.batch_norm, synced_batch_norm), norm_and_pool.batch_norm),
     F.instance_norm: norm_and_pool.instance_norm,

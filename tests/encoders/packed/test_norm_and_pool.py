@@ -99,3 +99,11 @@ def test_softmax_rms_norm_and_spatial_norms_use_visible_voxels(dims):
     torch.testing.assert_close(
         normed.unpack(), F.rms_norm(images.movedim(1, -1), (4,), weight).movedim(-1, 1) * visible
     )
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_adaptive_maxima_are_over_visible_voxels(dims):
+    images, hidden = torch.randn(3, 4, *[8] * dims) - 10, masks(dims)  # hidden zeros would win
+    shown = images.masked_fill(hidden_voxels(hidden, images.shape[2:]), -torch.inf)
+    pooled = getattr(nn, f"AdaptiveMaxPool{dims}d")(1)(pack(images, hidden))
+    assert torch.equal(pooled, shown.flatten(2).amax(dim=2).reshape(3, 4, *[1] * dims))

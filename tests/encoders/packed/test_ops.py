@@ -148,3 +148,17 @@ def test_powers_and_channel_slices_equal_the_masked_ones(dims):
     torch.testing.assert_close(last.unpack(), masked.unpack().movedim(1, -1)[..., ::2])
     assert not packed.data.requires_grad
     assert len(packed) == 3
+
+
+@pytest.mark.parametrize("layer", [nn.PixelUnshuffle(2), nn.PixelShuffle(2)], ids=repr)
+def test_pixel_shuffles_stay_inside_cells(layer):
+    width = 16 if isinstance(layer, nn.PixelUnshuffle) else 1
+    after = nn.Conv2d(width, 3, 3, padding=1)
+    agree(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), layer, after).double(), *some((4, 4), (2, 3)))
+
+
+def test_a_pixel_unshuffle_of_cells_that_it_does_not_divide_is_rejected():
+    with pytest.raises(
+        ShapeError, match=r"^'pixel_unshuffle' by 2 of cells of 3×3 voxels has no packed form"
+    ):
+        nn.PixelUnshuffle(2)(pack(*some((3, 3), (2, 2))))
