@@ -8,7 +8,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY medmim ./medmim
 COPY configs ./configs
 COPY data_manifests ./data_manifests
-RUN pip install --no-cache-dir --extra-index-url "https://download.pytorch.org/whl/${TORCH}" '.[itk,onnx,ui]' \
+# torch first, from one index: with two, pip takes the newest of both, whatever CUDA version it is for
+RUN pip install --no-cache-dir --index-url "https://download.pytorch.org/whl/${TORCH}" 'torch>=2.11' \
+    && pip install --no-cache-dir '.[itk,onnx,ui]' \
     && rm -rf /src/* \
     && useradd --create-home medmim
 USER medmim

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import platform
 import re
 import signal
 import socket
@@ -50,7 +51,10 @@ def available_memory_mb(proc: Path = PROC) -> float:
 
 
 def nvidia_driver(proc: Path = PROC, program: str = "nvidia-smi") -> str | None:
-    """Return the version of the NVIDIA driver, such as 550.54.15; None without one.
+    """Return the version of the NVIDIA driver, such as 550.54.15.
+
+    An empty text means that there are parts of a driver which name no version, such as an `nvidia-smi` that
+    fails because the driver is not loaded; None means that there is no driver.
 
     Args:
         proc: folder of the process file system, where Linux names the driver.
@@ -61,14 +65,21 @@ def nvidia_driver(proc: Path = PROC, program: str = "nvidia-smi") -> str | None:
         found = re.search(
             r"Kernel Module(?: for \S+)?\s+(\d+(?:\.\d+)+)", place.read_text("utf-8", errors="replace")
         )
-        return found[1] if found else None
+        return found[1] if found else ""
     words = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         told = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):  # no such program, or no driver that answers it
+    except FileNotFoundError:
         return None
+    except (OSError, subprocess.SubprocessError):  # the program is there, but no driver answers it
+        return ""
     found = re.match(r"\d+(\.\d+)+", told.strip())
-    return found[0] if found else None
+    return found[0] if found else ""
+
+
+def driver_is_of_windows(release: str = platform.release()) -> bool:
+    """Return whether NVIDIA's driver is that of Windows: on Windows, and on Linux inside it (WSL)."""
+    return sys.platform == "win32" or "microsoft" in release.lower()
 
 
 def peak_memory_mb() -> float:

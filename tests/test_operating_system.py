@@ -102,7 +102,7 @@ def test_models_are_trained_compared_and_used_without_fork_locks_and_limits(else
             "535.183.01",
         ),
         ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build", "580.95.05"),
-        ("something else", None),
+        ("something else", ""),
     ],
 )
 def test_the_driver_is_read_from_proc(tmp_path, line, version):
@@ -118,3 +118,10 @@ def test_without_proc_the_drivers_own_program_is_asked(tmp_path):
     program.chmod(0o755)
     assert operating_system.nvidia_driver(tmp_path, str(program)) == "552.22"
     assert operating_system.nvidia_driver(tmp_path, str(tmp_path / "none")) is None
+    program.write_text("#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
+    assert operating_system.nvidia_driver(tmp_path, str(program)) == ""
+
+
+def test_linux_inside_windows_has_the_driver_of_windows():
+    assert operating_system.driver_is_of_windows("5.15.153.1-microsoft-standard-WSL2")
+    assert not operating_system.driver_is_of_windows("6.8.0-45-generic")

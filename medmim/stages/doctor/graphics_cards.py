@@ -10,14 +10,18 @@ import torch
 from packaging.version import Version
 
 from medmim.errors import counted
-from medmim.operating_system import nvidia_driver
+from medmim.operating_system import driver_is_of_windows, nvidia_driver
 from medmim.stages.doctor import Check
 
 _GB = 1e9
 _NAME = "devices"
-# oldest driver for programs of a CUDA version on Linux (NVIDIA, CUDA release notes)
+# oldest driver for programs of any CUDA version of a major number: NVIDIA, CUDA release notes and
+# "minor version compatibility"; from CUDA 13 on the notes name none for Windows
 _OLDEST_DRIVERS = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
-_OLD_BUILD, _OLD_CUDA = "cu126", 12  # PyTorch's build for cards from sm_50 to sm_90 and for older drivers
+_OLDEST_DRIVERS_OF_WINDOWS = {11: "452.39", 12: "528.33"}
+_TABLE = "https://docs.nvidia.com/cuda/cuda-toolkit-release-notes"
+# PyTorch's build for cards from sm_50 to sm_90 and for older drivers; PyTorch 2.15 has none (pytorch#190385)
+_OLD_BUILD, _OLD_CUDA, _TOO_NEW = "cu126", 12, "2.15"
 _OLDEST_CARD, _NEWEST_OF_OLD_BUILD = (5, 0), (9, 0)
 
 
@@ -41,10 +45,11 @@ class Graphics:
 
     Attributes:
         cards: those that PyTorch can use.
-        driver: version of the NVIDIA driver; None without one.
+        driver: version of the NVIDIA driver; None without one, empty if it cannot be read.
         cuda: version of CUDA for which PyTorch was built; None: for the CPU, or for other cards.
         built_for: architectures for which PyTorch was built, such as sm_80.
         threads: of computing on the CPU.
+        of_windows: whether the driver is that of Windows, which has other version numbers.
     """
 
     cards: tuple[Card, ...]
@@ -52,6 +57,22 @@ class Graphics:
     cuda: str | None
     built_for: Sequence[str]
     threads: int
+    of_windows: bool = False
+
+    @property
+    def oldest_driver(self) -> str | None:
+        """Oldest driver for the CUDA version of PyTorch; None if that is unknown."""
+        table = _OLDEST_DRIVERS_OF_WINDOWS if self.of_windows else _OLDEST_DRIVERS
+        return table.get(int(self.cuda.split(".")[0])) if self.cuda else None
+
+    @property
+    def drivers(self) -> str:
+        """The driver found and the oldest one for this PyTorch."""
+        found = self.driver or "of unknown version"
+        if not self.cuda:
+            return f"driver {found}, torch built for {'no version of CUDA' if self.cards else 'CPU'}"
+        needed = f"needs {self.oldest_driver} or newer" if self.oldest_driver else "minimum driver unknown"
+        return f"driver {found}, torch built for CUDA {self.cuda} ({needed})"
 
 
 def graphics_of_this_machine() -> Graphics:
@@ -60,7 +81,8 @@ def graphics_of_this_machine() -> Graphics:
     found = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())] if usable else []
     cards = tuple(Card(one.name, one.total_memory / _GB, (one.major, one.minor)) for one in found)
     built = torch.cuda.get_arch_list() if usable else ()
-    return Graphics(cards, nvidia_driver(), torch.version.cuda, built, torch.get_num_threads())
+    threads = torch.get_num_threads()
+    return Graphics(cards, nvidia_driver(), torch.version.cuda, built, threads, driver_is_of_windows())
 
 
 def check_graphics(found: Graphics) -> Check:
@@ -71,30 +93,37 @@ def check_graphics(found: Graphics) -> Check:
     if found.driver is None:
         advice = "training runs on the CPU; for an NVIDIA GPU, install its driver and a CUDA build of torch"
         return Check(_NAME, "note", cpu, advice)
-    build = f"CUDA {found.cuda}" if found.cuda else "CPU"
-    shown = f"{cpu}; NVIDIA driver {found.driver}, torch built for {build}"
-    if found.cuda is None:
-        return Check(_NAME, "bad", shown, f"torch cannot use the GPU: {_install_for(found.driver)}")
-    oldest = _OLDEST_DRIVERS.get(int(found.cuda.split(".")[0]))
-    if oldest and Version(found.driver) < Version(oldest):
+    shown = f"{cpu}; NVIDIA {found.drivers}"
+    if not found.driver:
         advice = (
-            f"CUDA {found.cuda} needs driver {oldest} or newer: update it, or {_install_for(found.driver)}"
+            "training runs on the CPU: the driver does not answer; run nvidia-smi, restart the machine after "
+            "an update of the driver, or install it again"
         )
-        return Check(_NAME, "bad", shown, advice)
-    advice = (
-        "no GPU is visible: run nvidia-smi, look at CUDA_VISIBLE_DEVICES, and start containers with "
+        return Check(_NAME, "note", shown, advice)
+    return Check(_NAME, "bad", shown, _without_card(found, found.driver))
+
+
+def _without_card(found: Graphics, driver: str) -> str:
+    """Return why PyTorch uses no card although there is a driver, and what to do."""
+    if found.cuda is None:
+        return f"torch cannot use the GPU: {_install_for(driver, of_windows=found.of_windows)}"
+    oldest = found.oldest_driver
+    if oldest and Version(driver) < Version(oldest):
+        other = _install_for(driver, of_windows=found.of_windows)
+        return f"CUDA {found.cuda} needs driver {oldest} or newer: update it, or {other}"
+    unsure = "" if oldest else f"compare the driver with {_TABLE} (CUDA {found.cuda} is not known here); "
+    return (
+        f"no GPU is visible: {unsure}run nvidia-smi, look at CUDA_VISIBLE_DEVICES, and start containers with "
         "--gpus all (docker) or --nv (apptainer)"
     )
-    return Check(_NAME, "bad", shown, advice)
 
 
 def _check_cards(found: Graphics) -> Check:
-    driver = f"driver {found.driver or 'unknown'}, torch built for CUDA {found.cuda or 'unknown'}"
     cards = ", ".join(f"{one.name} {one.memory_gb:.0f} GB, {one.architecture}" for one in found.cards)
     foreign = [one for one in found.cards if found.built_for and not _runs_on(one, found.built_for)]
     if not foreign:
-        return Check(_NAME, "ok", f"{cards}; {driver}")
-    shown = f"{cards}; {driver} and {', '.join(found.built_for)}"
+        return Check(_NAME, "ok", f"{cards}; {found.drivers}")
+    shown = f"{cards}; {found.drivers}, {', '.join(found.built_for)}"
     return Check(_NAME, "bad", shown, f"torch cannot use {foreign[0].name}: {_build_for(foreign[0])}")
 
 
@@ -122,14 +151,24 @@ def _build_for(card: Card) -> str:
     )
 
 
-def _install_for(driver: str) -> str:
+def _install_for(driver: str, *, of_windows: bool) -> str:
     """Return how to install the build of PyTorch that a driver can run."""
-    if Version(driver) < Version(_OLDEST_DRIVERS[_OLD_CUDA]):
-        return f"update the driver to {_OLDEST_DRIVERS[_OLD_CUDA]} or newer, then {_install(_OLD_BUILD)}"
-    if Version(driver) < Version(_OLDEST_DRIVERS[max(_OLDEST_DRIVERS)]):
+    known = _OLDEST_DRIVERS_OF_WINDOWS if of_windows else _OLDEST_DRIVERS
+    if Version(driver) < Version(known[_OLD_CUDA]):
+        return f"update the driver to {known[_OLD_CUDA]} or newer, then {_install(_OLD_BUILD)}"
+    newest = max(_OLDEST_DRIVERS)
+    if newest not in known:
+        return (
+            f"{_install(_OLD_BUILD)}; for newer builds, whose oldest driver is unknown, compare "
+            f"{driver} with {_TABLE}"
+        )
+    if Version(driver) < Version(known[newest]):
         return _install(_OLD_BUILD)
     return "pip install --force-reinstall torch (its default build)"
 
 
 def _install(build: str) -> str:
-    return f"pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/{build}"
+    return (
+        f"pip install --force-reinstall 'torch<{_TOO_NEW}' --index-url "
+        f"https://download.pytorch.org/whl/{build}"
+    )
