@@ -48,6 +48,8 @@ def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
             raise UsageError(f"'{path}' does not exist: expected a file or folder; check the path")
     if command in _OWN_CHECKS:
         return
+    if command == "sync":
+        _check_server(parameters.get("uri"))
     _check_layout(parameters.get("layout"))
     if command == "study" and parameters.get("config"):
         from medmim.config.study import StudySettings
@@ -83,6 +85,14 @@ def _words(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     return tuple(word for word in value or () if isinstance(word, str))
+
+
+def _check_server(uri: str | None) -> None:
+    """Refuse a folder, or a host without a scheme, of which MLflow would make a folder of runs."""
+    if uri and ("://" not in uri or uri.startswith("file:")):
+        raise UsageError(
+            f"--to: expected the address of an MLflow server, such as https://mlflow.example.org, got '{uri}'"
+        )
 
 
 def _check_layout(name: str | None) -> None:

@@ -22,6 +22,9 @@ from medmim.tracking.run_copies import copy_of, with_parents
 from medmim.tracking.upload import Uploader, UploadSummary
 
 SERVER = "MLFLOW_TRACKING_URI"
+_USER, _PASSWORD, _TOKEN = (f"MLFLOW_TRACKING_{word}" for word in ("USERNAME", "PASSWORD", "TOKEN"))
+_NOT_AUTHENTICATED, _FORBIDDEN = 401, 403
+_AGAIN = "`medmim sync` again"
 _ATTEMPTS = 4
 _PAUSE_S = 0.5
 # The client's retries would create a run twice if a response is lost, and its timeouts last minutes.
@@ -45,7 +48,7 @@ def sync(
         pause_s: seconds before the second attempt; doubled for each further attempt.
 
     Raises:
-        RunError: if the server fails or refuses the credentials; a later call completes the upload.
+        RunError: if the server fails or refuses the user; a later call completes the upload.
     """
     chosen = with_parents(store, store.runs() if runs is None else runs)
     for key, value in _PATIENCE.items():
@@ -65,21 +68,51 @@ def _retry(send: Callable[[], object], number: int, count: int, pause_s: float) 
         try:
             send()
         except _FAULTS as error:
-            refused = _is_refusal(error)
-            if refused or attempt == _ATTEMPTS:
-                why = "refused the credentials" if refused else f"failed ({type(error).__name__})"
+            refusal = _refusal(error)
+            if refusal or attempt == _ATTEMPTS:
+                why, remedy = refusal or _failure(error)
                 raise RunError(
                     f"the tracking server {why} after {number} of {counted(count, 'run')}; no data is lost "
-                    "or duplicated: run `medmim sync` again when the server is available"
+                    f"or duplicated: {remedy}"
                 ) from error
             time.sleep(pause_s * 2 ** (attempt - 1))
         else:
             return
 
 
-def _is_refusal(error: Exception) -> bool:
-    words = str(error)
-    return isinstance(error, MlflowException) and ("401" in words or "403" in words)
+def _refusal(error: Exception) -> tuple[str, str] | None:
+    """Return how a server refused a request, and the remedy; None if it failed for another reason."""
+    status = _status(error)
+    if status == _NOT_AUTHENTICATED:
+        named = any(os.environ.get(name) for name in (_USER, _TOKEN))
+        why, verb = ("refused the user and password", "correct") if named else ("asks for a user", "set")
+        return why, f"{verb} {_USER} and {_PASSWORD}, or {_TOKEN}, and run {_AGAIN}"
+    if status != _FORBIDDEN:
+        return None
+    if "Host header" in str(error):
+        return (
+            "accepts no requests to this host name",
+            f"use a name that it was started with (--allowed-hosts), and run {_AGAIN}",
+        )
+    return (
+        "does not let this user write",
+        f"ask its administrator for the permission EDIT on experiment and model, and run {_AGAIN}",
+    )
+
+
+def _status(error: Exception) -> int | None:
+    """Return the HTTP status of an error of MLflow's client or of its upload of files."""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())
+    response = error.response if isinstance(error, RequestException) else None
+    return None if response is None else int(response.status_code)
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    """Return how a server failed, and the remedy."""
+    if "NewConnectionError" in str(error) or "NameResolutionError" in str(error):
+        return "cannot be reached", f"check its address and whether it runs, and run {_AGAIN}"
+    return f"failed ({type(error).__name__})", f"run {_AGAIN} when the server is available"
 
 
 class BackgroundUploader:

@@ -30,6 +30,8 @@ RECORD = "medmim-copied.json"  # artifact of a copy: path → SHA-256 of each fi
 _WHOLE = "medmim.copied"  # tag of a complete copy: digest of the original, set last
 _VERDICTS = ("contamination", "promoted_by", "promotion_p")
 _WEAK = ("control", "failed sanity")  # statuses that are no advantage
+# of a run that a store does not have; servers with users answer that the run is not permitted
+_UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED")
 _BATCH = 500  # points per request; servers accept up to 1000
 
 
@@ -100,7 +102,7 @@ class Uploader:
         try:
             own = self.client.get_run(copy.origin)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if error.error_code not in _UNKNOWN:
                 raise
         else:
             return own
@@ -178,7 +180,7 @@ class Uploader:
         known = next((one for one in registered if one.tags.get(ORIGIN) == version.origin), None)
         if known is None:
             source = f"{self.client.get_run(run_id).info.artifact_uri}/model"
-            self.client.create_model_version(version.model, source, run_id, tags=tags)
+            self.client.create_model_version(version.model, source, run_id, tags=tags, await_creation_for=0)
             self.sent.versions += 1
             return
         for key, value in tags.items():

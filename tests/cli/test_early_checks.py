@@ -28,6 +28,7 @@ TYPOS = [
     (["pack", "no"], 1), (["ingest", ".", "--as", "nnunett"], 2),
     (["ingest", ".", "--subjects", "no.csv"], 2),
     (["ui", "--port", "x"], 2), (["bench", "--dims", "4"], 2), (["doctor", "--repiar"], 2), (["--help"], 0),
+    (["sync", "--to", "127.0.0.1:5000"], 2), (["sync", "--to", "mlruns"], 2),
 ]  # fmt: skip
 PROGRAM = """
 import json, sys

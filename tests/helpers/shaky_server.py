@@ -34,6 +34,7 @@ class ShakyServer:
         self.client = Client(app)
         self.asked = Counter()
         self.fault = None
+        self.last = ""  # path of the last request
         self._count = 0
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -63,6 +64,7 @@ class ShakyServer:
     def next_fault(self, path):
         with self._lock:
             self._count += 1
+            self.last = path
             self.asked[path.split("?")[0]] += 1
             return self.fault(self._count) if self.fault else None
 
@@ -147,6 +149,8 @@ _BEFORE = {
     "500": _status(500),
     "503": _status(503, b"", "text/plain"),
     "401": _status(401, b"You are not authenticated", "text/html"),
+    "403": _status(403, b"Permission denied", "text/html"),
+    "host": _status(403, b"Invalid Host header - possible DNS rebinding attack detected", "text/plain"),
     "hang": _hang,
     "garbage": _status(200, b"<html>captive portal</html>", "text/html"),
     "empty": _status(200, b""),

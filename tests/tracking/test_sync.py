@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from local_server import free_port
 from mlflow import MlflowClient
 from server_faults import FAULTS
 from shaky_server import ShakyServer
@@ -198,11 +199,69 @@ def test_duplicate_copies_are_merged(server, store):
     assert len(copies_there(server, recorder.run_id)) == 1
 
 
-def test_refused_credentials_are_reported_without_retries(server, store):
+@pytest.mark.parametrize(
+    ("fault", "user", "message"),
+    [
+        (
+            "401",
+            "",
+            r"asks for a user after 0 of 1 run; .*: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_P",
+        ),
+        (
+            "401",
+            "ada",
+            r"refused the user and password after 0 of 1 run; .*: correct MLFLOW_TRACKING_USERNAME",
+        ),
+        (
+            "403",
+            "ada",
+            r"does not let this user write after 0 of 1 run; .*: ask its administrator for the per",
+        ),
+        (
+            "host",
+            "ada",
+            r"accepts no requests to this host name after 0 of 1 run; .*: use a name that it was",
+        ),
+    ],
+)
+def test_refusals_are_reported_with_a_remedy_and_without_retries(
+    server, store, monkeypatch, fault, user, message
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", user)
     begin(store).finish("FINISHED")
-    with server.failing("401"), pytest.raises(RunError, match="refused the credentials after 0 of 1 run;"):
+    with server.failing(fault), pytest.raises(RunError, match=message):
         sync(store, server.uri)
     assert server._count <= 2
+
+
+def test_a_server_with_users_forbids_runs_that_it_does_not_have(server, store):
+    """MLflow's basic-auth answers 403, not 404, to a user who asks for an unknown run."""
+    recorder = begin(store)
+    work(recorder)
+    asked = f"run_id={recorder.run_id}"
+    with server.failing(lambda number: "403" if asked in server.last else None):
+        assert sync(store, server.uri).new_runs == 1
+        assert sync(store, server.uri).new_runs == 0
+    assert_equal(server, store, recorder.run_id)
+
+
+def test_a_refused_file_is_reported_as_a_refused_run(server, store):
+    recorder = begin(store)
+    work(recorder)
+    refused = server.failing(lambda number: "403" if "mlflow-artifacts" in server.last else None)
+    with refused, pytest.raises(RunError, match="does not let this user write after 0 of 1 run;"):
+        sync(store, server.uri)
+    sync(store, server.uri)
+    assert_equal(server, store, recorder.run_id)
+
+
+def test_an_address_without_a_server_is_reported(store):
+    begin(store).finish("FINISHED")
+    with pytest.raises(
+        RunError, match=r"cannot be reached after 0 of 1 run; .*: check its address and wheth"
+    ):
+        sync(store, f"http://127.0.0.1:{free_port()}", pause_s=0.01)
 
 
 def test_the_local_store_is_not_a_server(store, monkeypatch):
