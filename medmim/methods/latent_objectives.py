@@ -118,11 +118,11 @@ def mean_cosine(latents: Latents, weight: Weight) -> Scalar:
 
 
 def _standardised(latents: Latents, weight: Weight) -> Latents:
-    """Standardise each channel over the patches of each image, ignoring padding."""
+    """Standardise each channel over the patches of each image, ignoring padding, as in Latent MIM's code."""
     count = weight.sum(dim=1, keepdim=True)
     centred = latents - (latents * weight).sum(dim=1, keepdim=True) / count
-    variance = (centred.square() * weight).sum(dim=1, keepdim=True) / count
-    return centred / (variance + 1e-6).sqrt()
+    variance = (centred.square() * weight).sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)
+    return centred / (variance.clamp(min=1e-12).sqrt() + 1e-4)  # the root of 0 has no gradient
 
 
 def _mean(values: Float[Tensor, "batch patches"], weight: Weight) -> Scalar:

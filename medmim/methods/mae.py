@@ -7,6 +7,8 @@ error on hidden patches.
 
 from __future__ import annotations
 
+from torch import nn
+
 from medmim.encoders import Encoder
 from medmim.encoders.patch_tokens import as_map, as_sequence, select_patches
 from medmim.encoders.vit import ViTEncoder
@@ -84,4 +86,6 @@ def build_mae(
         vit.width, width=decoder_width, depth=decoder_depth, cues=False, norm_eps=vit.norm.eps
     )
     predict = PredictionHead.of_target(decoder.width, vit.patch, compared, vit)
+    nn.init.xavier_uniform_(predict.linear.weight.flatten(1))  # as all linear layers of MAE
+    nn.init.zeros_(predict.linear.bias)
     return MAE(vit, decoder, predict, compared, cell=cell)

@@ -33,7 +33,7 @@ class Densify(nn.Module):
         convolution.
 
     Args:
-        kernel_size: 1 at the coarsest scale, 3 elsewhere.
+        kernel_size: 1 at the coarsest scale, 3 elsewhere; 0: no convolution, for equal widths.
         norm: batch, or layer over the channels of each voxel, as SparK's code has it for ConvNeXt.
     """
 
@@ -45,8 +45,11 @@ class Densify(nn.Module):
         self.norm = Norm[Norm.BATCH, spatial_dims](in_channels) if batch else ChannelNorm(in_channels)
         self.token = nn.Parameter(torch.zeros(1, in_channels, *[1] * spatial_dims))
         nn.init.trunc_normal_(self.token, std=0.02, a=-0.02, b=0.02)
-        self.project = Conv[Conv.CONV, spatial_dims](
-            in_channels, out_channels, kernel_size, padding=kernel_size // 2
+        conv = Conv[Conv.CONV, spatial_dims]
+        self.project = (
+            conv(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+            if kernel_size
+            else nn.Identity()
         )
 
     def forward(self, features: Masked | Packed, hidden: Hidden) -> Features:
@@ -222,8 +225,11 @@ def build_spark(
     width = decoder_width or (768 if official else _LIGHT_WIDTH[spatial_dims])
     widths = [max(width // 2**i, 8) for i in range(len(strides))]
     norm = "layer" if official and isinstance(encoder, ConvNeXtEncoder) else "batch"
+    first = (
+        0 if official and scales[0][0] == widths[0] else 1
+    )  # the official code projects unequal widths only
     densify = nn.ModuleList(
-        Densify(spatial_dims, channels, width, kernel_size=1 if i == 0 else 3, norm=norm)
+        Densify(spatial_dims, channels, width, kernel_size=3 if i else first, norm=norm)
         for i, ((channels, _), width) in enumerate(zip(scales, widths, strict=False))
     )
     upwards = LightDecoder(

@@ -152,6 +152,9 @@ class _CrossBlock(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps=norm_eps) for _ in range(4))
         self.among = nn.MultiheadAttention(width, heads, batch_first=True)
         self.across = nn.MultiheadAttention(width, heads, batch_first=True)
+        queries, pairs = self.across.in_proj_weight[:width], self.across.in_proj_weight[width:]
+        for projection in (queries, pairs):  # two layers in Latent MIM's code
+            nn.init.xavier_uniform_(projection)
         self.mlp = MLPBlock(width, 4 * width)
 
     def forward(self, x: Tokens, context: Tokens, real: Real | None, seen: Real | None) -> Tokens:

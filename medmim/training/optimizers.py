@@ -67,6 +67,7 @@ def _trust(weights: Tensor, update: Tensor) -> Tensor:
 
 
 Kind = Literal["adamw", "lamb", "sgd"]
+_POSITIONS = ("relative_position_bias_table", "pos_embed", "positions.learned")  # names of learned positions
 Rates = list[tuple[nn.Module, float]]
 
 
@@ -79,16 +80,17 @@ def build_optimizer(
     head_decay: bool = True,
     undecayed: Sequence[torch.Tensor] = (),
 ) -> Optimizer:
-    """Return the optimizer of modules; norms, biases, tokens and layer scales have no weight decay.
+    """Return the optimizer of modules; norms, biases, tokens, scales and positions have no weight decay.
 
-    These are parameters with at most one axis longer than 1, except weights of linear and convolutional
-    layers, such as a head of one channel.
+    These are learned positions and parameters with at most one axis longer than 1, except weights of linear
+    and convolutional layers, such as a head of one channel.
 
     Args:
         modules: each with its learning rate.
         kind: adamw, lamb (You et al., arXiv 1904.00962) or sgd with Nesterov momentum.
         betas: decay rates of the mean gradient and of its mean square; sgd uses the first as its momentum.
-        head_decay: whether layer weights with one axis longer than 1 decay; False for states of 0.1.0.
+        head_decay: whether layer weights with one axis longer than 1 decay and learned positions do not;
+            False for states of 0.1.0.
         undecayed: further parameters without weight decay.
     """
     groups = []
@@ -97,9 +99,10 @@ def build_optimizer(
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | _ConvNd)]
         weights = {id(layer.weight) for layer in layers} if head_decay else set()
-        without_decay = exempt | {
-            id(p) for p in trained if sum(n > 1 for n in p.shape) <= 1 and id(p) not in weights
-        }
+        named = module.named_parameters() if head_decay else ()
+        positions = {id(parameter) for name, parameter in named if name.endswith(_POSITIONS)}
+        flat_ones = {id(p) for p in trained if sum(n > 1 for n in p.shape) <= 1 and id(p) not in weights}
+        without_decay = exempt | positions | flat_ones
         flat = [p for p in trained if id(p) in without_decay]
         rest = [p for p in trained if id(p) not in without_decay]
         rates = {"lr": lr, "initial_lr": lr}

@@ -39,7 +39,7 @@ def naive_infonce(prediction, target, tau):
     """2 tau times the mean over patches of -log softmax of the right target among those of the same image."""
     losses = []
     for p, t in zip(real(prediction), real(target), strict=True):
-        guesses, truths = unit((p - p.mean(axis=0)) / np.sqrt(p.var(axis=0) + 1e-6)), unit(t)
+        guesses, truths = unit((p - p.mean(axis=0)) / (p.std(axis=0, ddof=1) + 1e-4)), unit(t)
         for i in range(len(p)):
             scores = np.exp([guesses[i] @ truth / tau for truth in truths])
             losses.append(-np.log(scores[i] / scores.sum()))
@@ -47,9 +47,11 @@ def naive_infonce(prediction, target, tau):
 
 
 @pytest.mark.parametrize("tau", [0.1, 0.2, 1.0])
-def test_infonce_equals_the_formula(tau):
-    loss = InfoNCE(tau=tau)(latents(0), latents(1), weights()).item()
-    assert loss == pytest.approx(naive_infonce(latents(0), latents(1), tau), rel=1e-5)
+@pytest.mark.parametrize("spread", [1.0, 1e-3])  # predictions of nearly equal patches at the start
+def test_infonce_equals_the_formula(tau, spread):
+    guesses = spread * latents(0) * torch.arange(1.0, 7.0)
+    loss = InfoNCE(tau=tau)(guesses, latents(1), weights()).item()
+    assert loss == pytest.approx(naive_infonce(guesses, latents(1), tau), rel=1e-5)
 
 
 def test_squared_error_equals_the_formula():

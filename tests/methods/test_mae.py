@@ -19,3 +19,11 @@ def test_mae_computes_visible_patches_only():
     method.encoder.blocks[0].register_forward_hook(lambda module, inputs, out: lengths.append(out.shape[1]))
     method(images, hidden)
     assert lengths == [4 * int((~hidden[0]).sum())]  # four patches a cell
+
+
+def test_the_prediction_layer_is_initialised_as_a_linear_layer_of_mae():
+    predict = build("mae", 2, decoder_width=64).predict.linear
+    outputs, inputs = predict.weight.flatten(1).shape
+    limit = (6 / (inputs + outputs)) ** 0.5
+    assert 0.95 * limit < predict.weight.abs().max() <= limit
+    assert not predict.bias.any()

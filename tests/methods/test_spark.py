@@ -312,3 +312,13 @@ def test_the_official_decoder_densifies_convnext_with_layer_norm(decoder, norm):
     hidden = build_mask("random", ratio=0.5).sample(2, (3, 3), generator=torch.Generator().manual_seed(0))
     method(torch.randn(2, 1, *[3 * step for step in encoder.total_stride]), hidden).loss.backward()
     assert all(parameter.grad is not None for parameter in method.parameters())
+
+
+@pytest.mark.parametrize(
+    ("decoder", "width", "kinds"), [("official", 64, "Identity"), ("official", 32, "Conv2d")]
+)
+def test_the_official_decoder_does_not_project_a_coarsest_map_of_its_own_width(decoder, width, kinds):
+    encoder = build_encoder("convnext", spatial_dims=2, in_channels=1, widths=(16, 64), blocks=(1, 1))
+    options = {"decoder": decoder, "decoder_width": width}
+    method = build_method("spark", encoder=encoder, spatial_dims=2, cell=encoder.total_stride, **options)
+    assert [type(densify.project).__name__ for densify in method.densify] == [kinds, "Conv2d"]

@@ -114,3 +114,10 @@ def test_hidden_patches_depend_on_a_class_token_in_the_decoder(name):
     outputs = [decoder(latents, visible, wanted, (2, 2), extra) for extra in (None, token, 2 * token)]
     assert not torch.allclose(outputs[0], outputs[1])
     assert not torch.allclose(outputs[1], outputs[2])
+
+
+def test_cross_attention_is_initialised_as_two_linear_layers():
+    weight = build("cross").blocks[0].across.in_proj_weight
+    for part, outputs in ((weight[:32], 32), (weight[32:], 64)):
+        limit = (6 / (32 + outputs)) ** 0.5
+        assert 0.95 * limit < part.abs().max() <= limit
