@@ -97,12 +97,7 @@ def build_optimizer(
     exempt = set(map(id, undecayed))
     for module, lr in modules:
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | _ConvNd)]
-        weights = {id(layer.weight) for layer in layers} if head_decay else set()
-        named = module.named_parameters() if head_decay else ()
-        positions = {id(parameter) for name, parameter in named if name.endswith(_POSITIONS)}
-        flat_ones = {id(p) for p in trained if sum(n > 1 for n in p.shape) <= 1 and id(p) not in weights}
-        without_decay = exempt | positions | flat_ones
+        without_decay = exempt | _without_decay(module, head_decay=head_decay)
         flat = [p for p in trained if id(p) in without_decay]
         rest = [p for p in trained if id(p) not in without_decay]
         rates = {"lr": lr, "initial_lr": lr}
@@ -113,6 +108,17 @@ def build_optimizer(
     if kind == "sgd":
         return torch.optim.SGD(filled, lr=1.0, momentum=betas[0], nesterov=betas[0] > 0)
     return (Lamb if kind == "lamb" else torch.optim.AdamW)(filled, betas=betas)
+
+
+def _without_decay(module: nn.Module, *, head_decay: bool) -> set[int]:
+    """Return the ids of a module's parameters that do not decay, for `build_optimizer`."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | _ConvNd)]
+    weights = {id(layer.weight) for layer in layers} if head_decay else set()
+    named = module.named_parameters() if head_decay else ()
+    positions = {id(parameter) for name, parameter in named if name.endswith(_POSITIONS)}
+    return positions | {
+        id(p) for p in module.parameters() if sum(n > 1 for n in p.shape) <= 1 and id(p) not in weights
+    }
 
 
 def layers_of(encoder: nn.Module) -> list[nn.Module]:
