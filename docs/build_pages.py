@@ -6,6 +6,7 @@ A line `<!-- generated: NAME -->` of a page is replaced by the text of the funct
 from __future__ import annotations
 
 import ast
+import csv
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from medmim.cli.early_checks import NAMES
 from medmim.cli.machine_errors import BY_NUMBER, BY_TEXT
 
 PACKAGE = Path(__file__).parents[1] / "medmim"
+RESULTS = Path(__file__).parent / "results"
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
@@ -98,10 +100,20 @@ def _sections(kind: str, *, picture: str = "") -> str:
     return "\n".join(parts)
 
 
+def parity() -> str:
+    """Return the table of `tests/benchmarks/parity.py`."""
+    with (RESULTS / "parity.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    names = ("line", "compared", "reference", "before", "now", "bound")
+    parts = [f"| {' | '.join(row[name] for name in names)} |" for row in rows]
+    return "\n".join([f"| {' | '.join(names)} |", "|---" * len(names) + "|", *parts])
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "reasons": reasons,
     "machine_errors": machine_errors,
     "methods": methods,
     "masks": masks,
+    "parity": parity,
 }

@@ -51,7 +51,7 @@ def milliseconds(source: Path, case: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure every encoder in both versions and write medians and ratios."""
+    """Measure every encoder in both versions and write medians, ratios and each run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--before", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=6)
@@ -67,7 +67,8 @@ def main() -> None:
         for variant in VARIANTS:
             taken = {name: statistics.median(one[variant] for one in runs[name]) for name in sources}
             ratio = taken["after"] / taken["before"]
-            rows.append({"encoder": title, "variant": variant, **taken, "after_to_before": ratio})
+            each = {f"{name}_runs": [round(one[variant]) for one in runs[name]] for name in sources}
+            rows.append({"encoder": title, "variant": variant, **taken, "after_to_before": ratio, **each})
         print(json.dumps(rows[-2:]), flush=True)  # noqa: T201
     result = {"time": "processor milliseconds", "rounds": asked.rounds, "machine": machine(), "rows": rows}
     asked.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -80,3 +80,21 @@ def test_scores_of_classes_numbers_and_boxes_equal_their_references():
     assert {row["task"] for row in rows} == {"classify", "ordinal", "multilabel", "regress", "detect"}
     assert max(row["largest difference"] for row in rows) < 1e-12
     assert not any(row["one of both undefined"] for row in rows)
+
+
+def test_masks_methods_and_packed_cells_equal_the_formulas_of_the_official_codes():
+    masks, methods, packed = (functions_of(f"parity{name}.py") for name in ("", "_of_methods", "_of_packed"))
+    rows = [
+        *masks["count_rows"](most=40),
+        *masks["reuse_rows"](samples=2),
+        *masks["crop_rows"](draws=400, longest=30),
+        *methods["optimizer_rows"](),
+        *methods["mae_rows"](),
+        *methods["latent_mim_rows"](),
+        *packed["packed_rows"](),
+        *packed["refusal_rows"](),
+    ]
+    assert [row for row in rows if not row.met] == []
+    assert len(rows) > 40
+    assert len(list(masks["mesh_rows"](draws=20, samples=16, grids=[(7, 7)]))) == 4
+    assert len(list(masks["block_rows"](samples=20))) == 5

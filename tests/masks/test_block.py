@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from official_masks import beit_mask, block_statistics
 from scipy import ndimage
 
 from medmim.errors import UsageError
@@ -20,39 +21,10 @@ def draw(ratio, grid, *, batch=64, seed=0, **options):
     return mask.sample(batch, grid, generator=torch.Generator().manual_seed(seed))
 
 
-def beit_mask(draw, count=BEIT_COUNT, side=14):
-    """Algorithm 1 of BEiT's paper, with the ten attempts per box of its code."""
-    hidden = np.zeros((side, side), dtype=bool)
-    while hidden.sum() < count:
-        left = count - hidden.sum()
-        for _ in range(10):
-            area, ratio = draw.uniform(16, left), math.exp(draw.uniform(math.log(0.3), -math.log(0.3)))
-            a, b = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if a >= side or b >= side:
-                continue
-            top, first = draw.randint(0, side - a), draw.randint(0, side - b)
-            box = hidden[top : top + a, first : first + b]
-            if 0 < (~box).sum() <= left:
-                box[:] = True
-                break
-        else:
-            return hidden
-    return hidden
-
-
-def statistics(masks):
-    """Mean number of components, share of hidden edge cells, share of hidden corner cells."""
-    edge = np.ones(masks.shape[1:], dtype=bool)
-    edge[1:-1, 1:-1] = False
-    corners = masks[:, [0, 0, -1, -1], [0, -1, 0, -1]]
-    components = [ndimage.label(sample)[1] for sample in masks]
-    return np.array([np.mean(components), masks[:, edge].mean(), corners.mean()])
-
-
 def test_components_edges_and_corners_are_those_of_beit():
     source = random.Random(0)
-    reference = statistics(np.stack([beit_mask(source) for _ in range(2000)]))
-    ours = statistics(draw(BEIT_COUNT / 196, BEIT, batch=2000).numpy())
+    reference = block_statistics(np.stack([beit_mask(source, BEIT_COUNT) for _ in range(2000)]))
+    ours = block_statistics(draw(BEIT_COUNT / 196, BEIT, batch=2000).numpy())
     np.testing.assert_allclose(ours, reference, atol=0.05)
     np.testing.assert_allclose(reference, [1.44, 0.14, 0.04], atol=0.03)
 

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from naive_spark import Naive
 
 from medmim.encoders import build_encoder, mask
 from medmim.encoders.resnet import ResNetEncoder
@@ -107,23 +107,6 @@ def naive_loss(prediction, images, hidden):
     return float(np.mean(errors))
 
 
-def naive_densify(densify, features, hidden):
-    """Norm over visible voxels, token at hidden ones, projection; in float64."""
-    x = features.unpack().double()
-    voxels = hidden
-    for axis in range(1, hidden.dim()):
-        voxels = voxels.repeat_interleave(x.shape[axis + 1] // hidden.shape[axis], dim=axis)
-    y = torch.empty_like(x)
-    for channel in range(x.shape[1]):
-        values = x[:, channel][~voxels]
-        normed = (values - values.mean()) / torch.sqrt(values.var(unbiased=False) + 1e-5)
-        y[:, channel][~voxels] = normed * densify.norm.weight[channel] + densify.norm.bias[channel]
-        y[:, channel][voxels] = densify.token.flatten()[channel].double()
-    conv = F.conv2d if x.dim() == 4 else F.conv3d
-    weight, bias = densify.project.weight.double(), densify.project.bias.double()
-    return conv(y, weight, bias, padding=weight.shape[-1] // 2)
-
-
 @pytest.mark.parametrize("dims", [2, 3])
 def test_loss_equals_the_formula(dims):
     method, (images, hidden) = build(dims), batch_for(dims)
@@ -131,8 +114,9 @@ def test_loss_equals_the_formula(dims):
         for densify in method.densify:
             densify.norm.weight.uniform_(0.5, 2), densify.norm.bias.uniform_(-1, 1), densify.token.normal_()
         maps = method.encoder(mask(images, hidden))[::-1]
-        used = zip(method.densify, maps, strict=False)
-        dense = [naive_densify(densify, features, hidden) for densify, features in used]
+        naive = Naive(method.state_dict(), hidden, dims)
+        used = enumerate(maps[: len(method.densify)])
+        dense = [naive.densify(features.unpack().double(), f"densify.{i}") for i, features in used]
         # jaxtyping's Float admits float64: the same decoder in double precision is the reference
         prediction = copy.deepcopy(method.decoder).double()(dense)
         loss = method(images, hidden).loss.item()
