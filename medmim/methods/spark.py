@@ -225,11 +225,8 @@ def build_spark(
     width = decoder_width or (768 if official else _LIGHT_WIDTH[spatial_dims])
     widths = [max(width // 2**i, 8) for i in range(len(strides))]
     norm = "layer" if official and isinstance(encoder, ConvNeXtEncoder) else "batch"
-    first = (
-        0 if official and scales[0][0] == widths[0] else 1
-    )  # the official code projects unequal widths only
     densify = nn.ModuleList(
-        Densify(spatial_dims, channels, width, kernel_size=3 if i else first, norm=norm)
+        Densify(spatial_dims, channels, width, kernel_size=_kernel(i, channels, width, official), norm=norm)
         for i, ((channels, _), width) in enumerate(zip(scales, widths, strict=False))
     )
     upwards = LightDecoder(
@@ -241,6 +238,13 @@ def build_spark(
         official=official,
     )
     return SparK(encoder, densify, upwards, compared, compute=compute)
+
+
+def _kernel(scale: int, channels: int, width: int, official: bool) -> int:
+    """Return the kernel of a projection; the official code has none for a coarsest map of its own width."""
+    if scale:
+        return 3
+    return 0 if official and channels == width else 1
 
 
 def _require_known(decoder: str, encoder: Encoder) -> None:
