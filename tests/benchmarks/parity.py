@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "helpers")]
 
 import official_masks as official
 from parity_rows import Row
@@ -188,8 +188,8 @@ def write(rows, path):
 
 def main():
     """Compute every row, print those out of bounds, and write the table."""
-    from tests.benchmarks.parity_of_methods import method_rows
-    from tests.benchmarks.parity_of_packed import compile_rows, packed_rows, refusal_rows
+    from parity_of_methods import method_rows
+    from parity_of_packed import compile_rows, packed_rows, refusal_rows
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results/parity.csv"))
