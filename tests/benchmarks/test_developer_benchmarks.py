@@ -75,6 +75,13 @@ def test_training_steps_are_timed_and_scores_become_rows(tmp_path):
     assert (tmp_path / "a.csv").read_text().splitlines()[1] == "d,segment,,,,0,1.0,9,dice,0.5,0.4,0.6,3"
 
 
+def test_scores_are_drawn_against_the_minutes_of_pretraining(tmp_path):
+    lengths = ("0", "15", "0", "15")
+    rows = [{"pretrain_minutes": one, "dice": 0.8 + place / 100} for place, one in enumerate(lengths)]
+    functions_of("pretraining_minutes.py")["draw"](rows, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 5000
+
+
 def test_scores_of_classes_numbers_and_boxes_equal_their_references():
     rows = functions_of("score_references.py")["compared"](15)
     assert {row["task"] for row in rows} == {"classify", "ordinal", "multilabel", "regress", "detect"}

@@ -1,0 +1,125 @@
+"""Fine-tuned score against the length of pretraining: one pretraining a length, several fine-tunings of each.
+
+    python -m tests.benchmarks.pretraining_minutes --data hippo --home runs --minutes 0 5 15 60 180
+
+Length 0 is random weights. The seeds of a length share its pretraining: their spread is that of fine-tuning.
+Rows are appended to docs/results/pretraining_minutes.csv as they are finished; rows that are there are not
+run again, and a finished pretraining of the same length in that home is not repeated. `--picture FILE.png`
+draws the table. Set OMP_NUM_THREADS=1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+import medmim
+from tests.benchmarks.method_table import Row, read_rows
+
+COLUMNS = ("dataset", "pretrain_minutes", "pretrain_steps", "seed", "dice", "low", "high", "patients")
+COLUMNS += ("label_fraction", "finetune_minutes", "finetune_steps", "commit")
+
+
+class Curve:
+    """Pretrains for each length and appends the scores of the fine-tunings to a table."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given = given
+        words = ["git", "rev-parse", "--short", "HEAD"]
+        self.commit = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+        self.done = {(float(row["pretrain_minutes"]), int(row["seed"])) for row in read_rows(given.out)}
+
+    def run(self) -> None:
+        """Train what is missing, the shortest pretraining first."""
+        for minutes in sorted(self.given.minutes):
+            missing = [seed for seed in self.given.seeds if (minutes, seed) not in self.done]
+            if not missing:
+                continue
+            init, steps = self._encoder(minutes)
+            for seed in missing:
+                row = {"pretrain_minutes": f"{minutes:g}", "pretrain_steps": steps, "seed": seed}
+                self._append({**row, **self._finetuned(init, seed)})
+
+    def _encoder(self, minutes: float) -> tuple[str, int]:
+        """Return what fine-tuning starts from and the steps of its pretraining."""
+        known = self.given.home / f"pretraining-{minutes:g}-minutes.csv"
+        if minutes == 0:
+            return "scratch", 0
+        if not known.is_file():
+            run = medmim.pretrain(
+                home=self.given.home, data=self.given.data, method="spark", mask="mesh", ratio=0.7, seed=0,
+                minutes=minutes, time_source="processor", num_evaluations=1, monitors=False,
+            )  # fmt: skip
+            known.write_text(f"{run.run_id},{int(run.metrics['last/steps'])}\n", encoding="utf-8")
+        run_id, steps = known.read_text(encoding="utf-8").strip().split(",")
+        return run_id, int(steps)
+
+    def _finetuned(self, init: str, seed: int) -> Row:
+        result = medmim.finetune(
+            "segment", home=self.given.home, data=self.given.data, init=init, seed=seed,
+            minutes=self.given.finetune_minutes, time_source="processor", num_evaluations=2,
+            label_fraction=self.given.label_fraction,
+        )  # fmt: skip
+        score = next(row for row in result.scores if row["metric"] == "dice")
+        return {
+            "dice": round(score["value"], 4),
+            **{key: round(score[key], 4) for key in ("low", "high")},
+            "patients": score["patients"],
+            "label_fraction": self.given.label_fraction,
+            "finetune_minutes": self.given.finetune_minutes,
+            "finetune_steps": int(result.metrics["last/steps"]),
+        }
+
+    def _append(self, row: Row) -> None:
+        fresh = not self.given.out.is_file()
+        with self.given.out.open("a", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+            if fresh:
+                writer.writeheader()
+            writer.writerow({"dataset": self.given.data.name, "commit": self.commit, **row})
+        print(row, flush=True)  # noqa: T201
+
+
+def draw(rows: Sequence[Row], picture: Path) -> None:
+    """Draw every fine-tuning and the mean of each length against the minutes of pretraining."""
+    lengths = sorted({float(row["pretrain_minutes"]) for row in rows})
+    scores = [
+        [float(row["dice"]) for row in rows if float(row["pretrain_minutes"]) == one] for one in lengths
+    ]
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for place, found in enumerate(scores):
+        axes.plot(
+            [place] * len(found), found, "o", color="0.6", label="one fine-tuning" if not place else None
+        )
+    axes.plot(range(len(lengths)), [sum(one) / len(one) for one in scores], "-s", label="mean")
+    axes.set_xticks(range(len(lengths)), [f"{one:g}" for one in lengths])
+    axes.set_xlabel("minutes of pretraining (processor time)")
+    axes.set_ylabel("mean Dice of the test patients")
+    axes.legend()
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="dataset folder of `medmim ingest`")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument(
+        "--minutes", type=float, nargs="+", default=[0, 5, 15, 60, 180], help="processor minutes"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--label-fraction", type=float, default=0.075)
+    parser.add_argument("--finetune-minutes", type=float, default=3.0, help="processor minutes")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/pretraining_minutes.csv"))
+    parser.add_argument("--picture", type=Path, help="PNG file to draw the table to")
+    chosen = parser.parse_args()
+    Curve(chosen).run()
+    if chosen.picture:
+        draw(read_rows(chosen.out), chosen.picture)
