@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.pretraining_minutes --data hippo --home runs --minutes 0 5 15 60 180
 
-Length 0 is random weights. The seeds of a length share its pretraining: their spread is that of fine-tuning.
+Length 0 is random weights. Every fine-tuning has the same number of steps: on a busy machine equal processor
+minutes are not equal steps. The seeds of a length share its pretraining: their spread is that of fine-tuning.
 Rows are appended to docs/results/pretraining_minutes.csv as they are finished; rows that are there are not
 run again, and a finished pretraining of the same length in that home is not repeated. `--picture FILE.png`
 draws the table. Set OMP_NUM_THREADS=1.
@@ -13,16 +14,18 @@ from __future__ import annotations
 import argparse
 import csv
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 
 import medmim
-from tests.benchmarks.method_table import Row, read_rows
+
+Row = dict[str, Any]
 
 COLUMNS = ("dataset", "pretrain_minutes", "pretrain_steps", "seed", "dice", "low", "high", "patients")
-COLUMNS += ("label_fraction", "finetune_minutes", "finetune_steps", "commit")
+COLUMNS += ("label_fraction", "finetune_steps", "commit")
 
 
 class Curve:
@@ -62,8 +65,7 @@ class Curve:
     def _finetuned(self, init: str, seed: int) -> Row:
         result = medmim.finetune(
             "segment", home=self.given.home, data=self.given.data, init=init, seed=seed,
-            minutes=self.given.finetune_minutes, time_source="processor", num_evaluations=2,
-            label_fraction=self.given.label_fraction,
+            steps=self.given.finetune_steps, num_evaluations=2, label_fraction=self.given.label_fraction,
         )  # fmt: skip
         score = next(row for row in result.scores if row["metric"] == "dice")
         return {
@@ -71,8 +73,7 @@ class Curve:
             **{key: round(score[key], 4) for key in ("low", "high")},
             "patients": score["patients"],
             "label_fraction": self.given.label_fraction,
-            "finetune_minutes": self.given.finetune_minutes,
-            "finetune_steps": int(result.metrics["last/steps"]),
+            "finetune_steps": self.given.finetune_steps,
         }
 
     def _append(self, row: Row) -> None:
@@ -85,7 +86,15 @@ class Curve:
         print(row, flush=True)  # noqa: T201
 
 
-def draw(rows: Sequence[Row], picture: Path) -> None:
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a table; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def draw(rows: Sequence[Mapping[str, Any]], picture: Path) -> None:
     """Draw every fine-tuning and the mean of each length against the minutes of pretraining."""
     lengths = sorted({float(row["pretrain_minutes"]) for row in rows})
     scores = [
@@ -116,7 +125,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--label-fraction", type=float, default=0.075)
-    parser.add_argument("--finetune-minutes", type=float, default=3.0, help="processor minutes")
+    parser.add_argument("--finetune-steps", type=int, default=800)
     parser.add_argument("--out", type=Path, default=Path("docs/results/pretraining_minutes.csv"))
     parser.add_argument("--picture", type=Path, help="PNG file to draw the table to")
     chosen = parser.parse_args()
