@@ -41,6 +41,12 @@ _COMPLETIONS = {
     "zsh": ".zfunc/_medmim",
     "fish": ".config/fish/completions/medmim.fish",
 }
+_PLAIN_WORDS = {  # the longer names first, as they contain the shorter ones
+    "integer range": "a whole number",
+    "float range": "a number",
+    "integer": "a whole number",
+    "float": "a number",
+}
 COMMANDS = {
     "ingest": "convert DICOM or NIfTI scans to a checked, pseudonymised dataset folder",
     "inspect": "write an HTML page of a dataset: thumbnails, verdicts, histograms",
@@ -122,7 +128,7 @@ class Medmim(click.Group):
             ctx.exit(error.exit_code)
         except click.UsageError as error:
             words = f"medmim {ctx.invoked_subcommand or ''}".strip()
-            text = error.format_message().rstrip(".")
+            text = _in_plain_words(error.format_message().rstrip("."))
             click.echo(f"medmim: {text}; see `{words} --help`", err=True)
             ctx.exit(error.exit_code)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -142,6 +148,13 @@ class Medmim(click.Group):
             ctx.exit(1)
         finally:
             os.umask(umask)
+
+
+def _in_plain_words(message: str) -> str:
+    """Return a message of click without its names of types."""
+    for kind, words in _PLAIN_WORDS.items():
+        message = message.replace(f"is not a valid {kind}", f"is not {words}")
+    return message
 
 
 def _release(error: BaseException) -> None:

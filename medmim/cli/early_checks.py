@@ -6,6 +6,7 @@ They repeat checks of the stages, and let pass what they cannot judge.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,15 @@ NAMES = {
 _ON_DATASET = ("pretrain", "finetune", "plan")  # commands whose --data is medmim-data by default
 _MAY_NAME_INIT = ("init", "config", "overrides", "resume")
 _OWN_CHECKS = ("masks", "models", "promote")  # of datasets and models, after those of their usage
+_OUT_IS_FOLDER = ("ingest", "predict", "demo")
 _NAMES_STUDY = {"compare": "compare --study", "pack": "pack"}
+_OF_MODEL = {  # what follows a sign in --model, and the question for those that exist
+    ":": (
+        "version",
+        "SELECT version FROM model_versions WHERE name = ? AND current_stage != 'Deleted_Internal'",
+    ),
+    "@": ("alias", "SELECT alias FROM registered_model_aliases WHERE name = ? ORDER BY alias"),
+}
 _PATHS = ("source", "image", "labels", "file", "subjects", "splits", "label_map", "targets")
 
 
@@ -46,6 +55,9 @@ def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
         path = parameters.get(name)
         if isinstance(path, Path) and not os.path.lexists(path):
             raise UsageError(f"'{path}' does not exist: expected a file or folder; check the path")
+    out = parameters.get("out")
+    if command in _OUT_IS_FOLDER and isinstance(out, Path) and out.is_file():
+        raise UsageError(f"--out '{out}' is a file: expected a folder; choose another path")
     if command in _OWN_CHECKS:
         return
     if command == "sync":
@@ -133,6 +145,21 @@ def _check_word(option: str, word: str, *accepted: str) -> None:
             f"{option} {word}: expected {''.join(f'`{one}`, ' for one in accepted)}a weights file, a "
             f"run id or the name of a registered model, got a word that matches no run or model in '{home()}'"
             f"{did_you_mean(word, models) if models else ''}; see `medmim runs` and `medmim models`"
+        )
+    _check_version(option, word, database)
+
+
+def _check_version(option: str, word: str, database: Path) -> None:
+    """Check the version of NAME:VERSION, and the alias of NAME@ALIAS."""
+    name, sign, wanted = re.match(r"([^@:]*)([@:]?)(.*)", word, re.DOTALL).groups()  # type: ignore[union-attr]
+    if not sign or not _rows(database, "SELECT 1 FROM registered_models WHERE name = ?", name):
+        return
+    kind, question = _OF_MODEL[sign]
+    known = [str(one) for (one,) in _rows(database, question, name) or ()]
+    if wanted not in known:
+        there = f"it has {', '.join(known)}" if known else "it has none"
+        raise RunError(
+            f"{option} {word}: model '{name}' has no {kind} '{wanted}': {there}; see `medmim models`"
         )
 
 

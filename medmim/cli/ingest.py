@@ -128,7 +128,9 @@ Examples:
     help="With --add: patients with the PatientID of a patient of another source are other people.",
 )
 @click.option("--follow-links", is_flag=True, help="Follow symbolic links that lead out of SOURCE.")
-@click.option("--workers", type=int, help="Number of processes.  [default: one per CPU core]")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Number of processes.  [default: one per CPU core]"
+)
 @cluster_options(
     "Where the processes run; ray: on a cluster whose nodes see SOURCE and --out at the same paths."
 )
@@ -242,10 +244,11 @@ def _rules(options: dict[str, Any]) -> InferenceRules:
     from medmim.data.ingest.layout_rules import InferenceRules, SubjectRule
 
     pairs = [word.rpartition("=") for word in options.pop("roles")]
-    for glob, _, role in pairs:
+    for glob, sign, role in pairs:
         if not glob or role not in ("image", "label", "skip"):
             raise click.UsageError(
-                f"--role {glob}={role}: expected a glob and image, label or skip, as in '*_prob.nii.gz=skip'"
+                f"--role {glob}{sign}{role}: expected a glob and image, label or skip, as in "
+                "'*_prob.nii.gz=skip'"
             )
     return InferenceRules(
         roles=tuple((glob, role) for glob, _, role in pairs),

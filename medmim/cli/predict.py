@@ -39,7 +39,9 @@ Examples:
     help="The mean of the models of all five folds that were trained with the settings of --model.",
 )
 @out_option("predictions")
-@click.option("--workers", type=int, help="Processes that read scans.  [default: one per core]")
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Processes that read scans.  [default: one per core]"
+)
 @click.option(
     "--allow-burned-in",
     is_flag=True,

@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
+from medmim.cli import main
 from medmim.cli.early_checks import NAMES, check_parameters
 from medmim.encoders import ENCODERS
 from medmim.errors import RunError, UsageError
@@ -29,6 +31,7 @@ TYPOS = [
     (["ingest", ".", "--subjects", "no.csv"], 2),
     (["ui", "--port", "x"], 2), (["bench", "--dims", "4"], 2), (["doctor", "--repiar"], 2), (["--help"], 0),
     (["sync", "--to", "127.0.0.1:5000"], 2), (["sync", "--to", "mlruns"], 2),
+    (["predict", ".", "--workers", "0"], 2), (["ingest", ".", "--workers", "0"], 2),
 ]  # fmt: skip
 PROGRAM = """
 import json, sys
@@ -64,11 +67,59 @@ def test_run_ids_and_model_names_of_the_store_are_accepted(new_home, monkeypatch
     store = Store(home)
     run_id = store.begin(experiment="e", name="n", tags={}).run_id
     store.client.create_registered_model("lung-segment")
-    for word in (run_id, run_id[:4], "lung-segment", "lung-segment:3"):
+    for word in (run_id, run_id[:4], "lung-segment"):
         check_parameters("predict", {"model": word})
     with pytest.raises(RunError, match=r"--model lung: .* matches no run .*known: lung-segment; see"):
         check_parameters("predict", {"model": "lung"})
     check_parameters("finetune", {"init": "scratch", "resume": "latest"})
+
+
+def test_unknown_versions_and_aliases_are_reported_with_those_that_exist(new_home, monkeypatch):
+    home = new_home()
+    monkeypatch.setenv("MEDMIM_HOME", str(home))
+    client = Store(home).client
+    for name in ("lung-segment", "unused"):
+        client.create_registered_model(name)
+    for _ in range(2):
+        client.create_model_version("lung-segment", "file:///nowhere", await_creation_for=0)
+    client.set_registered_model_alias("lung-segment", "champion", "2")
+    check_parameters("predict", {"model": ("lung-segment:2", "lung-segment@champion")})
+    for word, message in {
+        "lung-segment:3": r"--model lung-segment:3: model 'lung-segment' has no version '3': it has 1, 2;",
+        "lung-segment@best": r"model 'lung-segment' has no alias 'best': it has champion; see",
+        "unused@champion": r"model 'unused' has no alias 'champion': it has none; see",
+    }.items():
+        with pytest.raises(RunError, match=message):
+            check_parameters("predict", {"model": word})
+    client.delete_model_version("lung-segment", "1")
+    with pytest.raises(RunError, match=r"has no version '1': it has 2; see"):
+        check_parameters("predict", {"model": "lung-segment:1"})
+
+
+def test_an_output_folder_that_is_a_file_is_refused_at_once(tmp_path):
+    (tmp_path / "out").write_text("")
+    for command in ("ingest", "predict", "demo"):
+        with pytest.raises(UsageError, match=r"--out '.*out' is a file: expected a folder; choose another"):
+            check_parameters(command, {"out": tmp_path / "out"})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["pretrain", "--steps", "many"],
+            "'--steps': 'many' is not a whole number; see `medmim pretrain --help`",
+        ),
+        (["pretrain", "--lr", "fast"], "'--lr': 'fast' is not a number; see"),
+        (["predict", ".", "--pictures", "all"], "'--pictures': 'all' is not a whole number; see"),
+        (["predict", ".", "--min-score", "high"], "'--min-score': 'high' is not a number; see"),
+        (["ingest", ".", "--role", "skip"], "--role skip: expected a glob and image, label or skip, as in"),
+    ],
+)
+def test_wrong_types_are_told_in_plain_words(words, message):
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
 def test_own_code_is_left_to_the_stage():
