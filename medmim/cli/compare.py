@@ -121,12 +121,12 @@ def _compare_predictions(
     subjects: Path | None,
     as_json: bool,
 ) -> None:
+    if labels is None:
+        raise click.UsageError("--predictions needs --labels DIR, the folder of true label maps")
     from medmim.data.ingest.layout_rules import SubjectRule
     from medmim.stages.compare_predictions.label_maps import MapOptions
     from medmim.stages.compare_predictions.run import compare_predictions
 
-    if labels is None:
-        raise click.UsageError("--predictions needs --labels DIR, the folder of true label maps")
     options = MapOptions(metrics, tolerance_mm, SubjectRule(subject_pattern, subjects))
     with phases() as progress:
         done = compare_predictions(predictions, labels, options, home=home(), progress=progress)

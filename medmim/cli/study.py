@@ -78,10 +78,14 @@ def command(
         raise click.UsageError("expected CONFIG, a YAML file or a preset; `--init my_study.yaml` writes one")
     from medmim.config.study import StudySettings
     from medmim.config.yaml_settings import resolve
-    from medmim.stages.study.runner import StudyOptions, study
+
+    settings = resolve(StudySettings, config=config, flags={"data": data}, overrides=overrides)
+    from medmim.stages.study.runner import (
+        StudyOptions,
+        study,
+    )  # after the settings, whose errors need no PyTorch
 
     note_server()
-    settings = resolve(StudySettings, config=config, flags={"data": data}, overrides=overrides)
     with _engine(**where) as found:
         done = study(
             settings,

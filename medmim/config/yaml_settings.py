@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -19,6 +20,15 @@ from medmim.config.own_code import trust_settings
 from medmim.errors import SettingsError, did_you_mean
 
 _LOG = logging.getLogger(__name__)
+
+_EXPECTED = {  # what pydantic's types of errors mean to people who write YAML
+    **dict.fromkeys(("tuple_type", "list_type", "set_type"), "expected a list, such as [1, 2]"),
+    **dict.fromkeys(("dict_type", "model_type"), "expected names with values, such as {name: value}"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "expected a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
+    "string_type": "expected a text",
+}
 
 
 class FileSettings(BaseModel):
@@ -253,7 +263,9 @@ def _explain(problem: Any, kind: type[FileSettings]) -> str:
     if problem["type"] == "extra_forbidden":
         place = kind.place_of(key)
         return f"'{key}' {place}" if place else f"unknown key '{key}'{did_you_mean(key, kind.model_fields)}"
-    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = _EXPECTED.get(problem["type"]) or str(problem["msg"]).removeprefix("Value error, ")
+    message = re.sub("^Input should be (?=greater|less)", "expected a value ", message)
+    message = re.sub("^Input should be ", "expected ", message)
     if not key:
         return message
     return f"{key}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"

@@ -30,6 +30,8 @@ TYPOS = [
     (["pack", "no"], 1), (["ingest", ".", "--as", "nnunett"], 2),
     (["ingest", ".", "--subjects", "no.csv"], 2),
     (["ui", "--port", "x"], 2), (["bench", "--dims", "4"], 2), (["doctor", "--repiar"], 2), (["--help"], 0),
+    (["compare", "--predictions", "a=."], 2), (["study", "quick", "--set", "seedss=3"], 2),
+    (["study", "quick", "--set", "seeds=many"], 2),
     (["sync", "--to", "127.0.0.1:5000"], 2), (["sync", "--to", "mlruns"], 2),
     (["predict", ".", "--workers", "0"], 2), (["ingest", ".", "--workers", "0"], 2),
 ]  # fmt: skip

@@ -90,11 +90,31 @@ def test_all_problems_are_in_one_message(tmp_path):
     assert config in said
     for part in (
         "'ratio'",
-        "batch_size: input should be greater than 0, got 0",
-        "precision: input should be 'auto', 'fp32', 'bf16' or 'fp16', got 'fp8'",
+        "batch_size: expected a value greater than 0, got 0",
+        "precision: expected 'auto', 'fp32', 'bf16' or 'fp16', got 'fp8'",
         "experiment: ",
     ):
         assert part in said
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("steps: many", "steps: expected a whole number, got 'many'"),
+        ("steps: 1.5", "steps: expected a whole number, got 1.5"),
+        ("lr: fast", "lr: expected a number, got 'fast'"),
+        ("monitors: perhaps", "monitors: expected true or false, got 'perhaps'"),
+        ("mask_options: 3", "mask_options: expected names with values, such as {name: value}, got 3"),
+        ("mask: [mesh]", "mask: expected a text, got ['mesh']"),
+    ],
+)
+def test_wrong_types_are_told_in_plain_words(tmp_path, line, said):
+    assert message(config=write(tmp_path, f"{line}\n")).endswith(said)
+
+
+def test_a_word_in_place_of_a_list_is_told_in_plain_words(tmp_path):
+    said = message(StudySettings, config=write(tmp_path, "seeds: many\n"))
+    assert said.endswith("seeds: expected a list, such as [1, 2], got 'many'")
 
 
 def test_bad_yaml_names_file_and_line(tmp_path):
