@@ -219,9 +219,8 @@ def _regions(info: DatasetInfo) -> str:
 
 def _check_engine(options: Mapping[str, Any], *, dry_run: bool) -> None:
     if (options["engine"] == "ray") != (options["address"] is not None):
-        raise click.UsageError(
-            "--engine ray and --address require each other, as in --engine ray --address head:6379"
-        )
+        example = "--engine ray --address head:6379"
+        raise click.UsageError(f"--engine ray and --address require each other, as in {example}")
     if dry_run and options["engine"] == "ray":
         raise click.UsageError("--dry-run reads headers on this machine: omit --engine ray")
 
@@ -243,15 +242,15 @@ def _rules(options: dict[str, Any]) -> InferenceRules:
     """Return the user's decisions about the layout, and remove them from the options."""
     from medmim.data.ingest.layout_rules import InferenceRules, SubjectRule
 
-    pairs = [word.rpartition("=") for word in options.pop("roles")]
-    for glob, sign, role in pairs:
+    roles = []
+    for word in options.pop("roles"):
+        glob, _, role = word.rpartition("=")
         if not glob or role not in ("image", "label", "skip"):
-            raise click.UsageError(
-                f"--role {glob}{sign}{role}: expected a glob and image, label or skip, as in "
-                "'*_prob.nii.gz=skip'"
-            )
+            expected = "a glob and image, label or skip, as in '*_prob.nii.gz=skip'"
+            raise click.UsageError(f"--role {word}: expected {expected}")
+        roles.append((glob, role))
     return InferenceRules(
-        roles=tuple((glob, role) for glob, _, role in pairs),
+        roles=tuple(roles),
         subjects=SubjectRule(options.pop("subject_pattern"), options.pop("subjects")),
         class_folders=options.pop("class_folders"),
     )

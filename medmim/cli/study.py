@@ -80,10 +80,8 @@ def command(
     from medmim.config.yaml_settings import resolve
 
     settings = resolve(StudySettings, config=config, flags={"data": data}, overrides=overrides)
-    from medmim.stages.study.runner import (
-        StudyOptions,
-        study,
-    )  # after the settings, whose errors need no PyTorch
+    # after the settings, whose errors need no PyTorch
+    from medmim.stages.study.runner import StudyOptions, study
 
     note_server()
     with _engine(**where) as found:
