@@ -128,9 +128,7 @@ Examples:
     help="With --add: patients with the PatientID of a patient of another source are other people.",
 )
 @click.option("--follow-links", is_flag=True, help="Follow symbolic links that lead out of SOURCE.")
-@click.option(
-    "--workers", type=click.IntRange(min=1), help="Number of processes.  [default: one per CPU core]"
-)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes.  [default: one per CPU core]")
 @cluster_options(
     "Where the processes run; ray: on a cluster whose nodes see SOURCE and --out at the same paths."
 )
