@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "helpers")]
+sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 import official_masks as official
 from parity_rows import Row
