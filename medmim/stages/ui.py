@@ -13,9 +13,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from urllib.parse import urlencode
 
 from medmim.errors import RunError, UsageError
@@ -28,6 +28,7 @@ from medmim.tracking.ui_views import address_words
 _NEWEST = 5
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a terminal that closes
 _PATIENCE_S = 5.0
+_POLL_S = 0.1
 _SERVER, TOKEN = "medmim.stages.ui_server", "MEDMIM_UI_TOKEN"
 
 _QUIET = {
@@ -96,20 +97,20 @@ def server_command(database: Path, *, port: int) -> list[str]:
 
 def run_until_interrupted(command: Sequence[str], variables: Mapping[str, str] = _QUIET) -> int:
     """Run a server and return its exit code; on a signal, stop it and its children and return 0."""
-    server = subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=True)
-    handlers = {number: signal.signal(number, _interrupt) for number in _ENDING}
+    received: list[int] = []  # not raised: the server would outlive a signal at its start
+    handlers = {
+        number: signal.signal(number, lambda number, _frame: received.append(number)) for number in _ENDING
+    }
     try:
-        return server.wait()
-    except KeyboardInterrupt:
-        return 0
+        server = subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=True)
+        while not received and server.poll() is None:
+            time.sleep(_POLL_S)
+        code = 0 if received else int(server.returncode)
+        _end_group(server)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        _end_group(server)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    return code
 
 
 def _end_group(server: subprocess.Popen[bytes]) -> None:

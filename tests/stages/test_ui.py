@@ -85,6 +85,22 @@ def test_signals_end_the_server_and_its_workers(number, tmp_path):
     assert not is_running(int(noted.read_text()))
 
 
+class SignalledCommand(list):
+    """A command during whose start this process gets a signal."""
+
+    def __iter__(self):
+        os.kill(os.getpid(), signal.SIGHUP)
+        return super().__iter__()
+
+
+def test_a_signal_while_the_server_starts_ends_it():
+    command = SignalledCommand([sys.executable, "-c", "import time; time.sleep(600)"])
+    process = multiprocessing.get_context("fork").Process(target=run_until_interrupted, args=(command,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
 def test_the_exit_code_of_a_server_that_fails_is_returned():
     assert run_until_interrupted([sys.executable, "-c", "raise SystemExit(3)"]) == 3
 

@@ -147,14 +147,13 @@ class Sandbox:
     def _send(self, worker: _Worker, index: int) -> bool:
         """Send a task; return False, and leave it waiting, if that is not possible."""
         request = self._job.request(index)
-        try:
-            if fits := not worker.tasks or len(request) < _AHEAD_BYTES:
+        sent = not worker.tasks or len(request) < _AHEAD_BYTES
+        if sent:
+            try:
                 worker.connection.send_bytes(request)
-        except OSError:  # the worker died after its last answer: this task is not the cause
-            self._job.waiting.appendleft(index)
-            self._lose(worker, "parser_crash")
-            return False
-        if not fits:
+            except OSError:  # the worker died; its last answers and then its end can still be received
+                sent = False
+        if not sent:
             self._job.waiting.appendleft(index)
             return False
         worker.tasks.append(index)

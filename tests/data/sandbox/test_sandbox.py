@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from medmim.data.sandbox.fork_server import ForkServer
 from medmim.data.sandbox.sandbox import Answer, Limits, Sandbox
@@ -100,6 +101,23 @@ def test_bad_tasks_among_many_affect_only_themselves():
     expected = {7: "parser_crash", 40: "parser_crash", 41: "parser_crash", 120: "parser_crash", 199: "memory"}
     assert {place: one.reason for place, one in enumerate(answers) if one.reason} == expected
     assert all(one.value == place for place, one in enumerate(answers) if place not in bad)
+
+
+class SlowToSend(BaseModel):
+    number: int
+
+    def model_dump(self, **words: Any) -> dict[str, Any]:
+        time.sleep(0.5)  # as on a busy machine: the worker dies before this task is sent
+        return super().model_dump(**words)
+
+
+def test_a_task_answered_before_its_worker_died_is_not_blamed():
+    tasks: list[dict[str, Any]] = [{"what": "good", "number": number} for number in range(40)]
+    tasks[1] = {"what": "die"}
+    tasks[2]["number"] = SlowToSend(number=2)
+    answers = run_each(work, tasks, workers=1, limits=PATIENT)
+    assert {place: one.reason for place, one in enumerate(answers) if one.reason} == {1: "parser_crash"}
+    assert answers[0].value == 0
 
 
 def test_large_tasks_and_answers_do_not_block():
