@@ -33,12 +33,18 @@ class Densify(nn.Module):
         convolution.
 
     Args:
-        kernel_size: 1 at the coarsest scale, 3 elsewhere; 0: no convolution, for equal widths.
+        kernel_size: 1 at the coarsest scale, 3 elsewhere; None: no convolution, for equal widths.
         norm: batch, or layer over the channels of each voxel, as SparK's code has it for ConvNeXt.
     """
 
     def __init__(
-        self, spatial_dims: int, in_channels: int, out_channels: int, *, kernel_size: int, norm: str = "batch"
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int | None,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         batch = norm == "batch"
@@ -47,9 +53,9 @@ class Densify(nn.Module):
         nn.init.trunc_normal_(self.token, std=0.02, a=-0.02, b=0.02)
         conv = Conv[Conv.CONV, spatial_dims]
         self.project = (
-            conv(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-            if kernel_size
-            else nn.Identity()
+            nn.Identity()
+            if kernel_size is None
+            else conv(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
         )
 
     def forward(self, features: Masked | Packed, hidden: Hidden) -> Features:
@@ -240,11 +246,11 @@ def build_spark(
     return SparK(encoder, densify, upwards, compared, compute=compute)
 
 
-def _kernel(scale: int, channels: int, width: int, official: bool) -> int:
+def _kernel(scale: int, channels: int, width: int, official: bool) -> int | None:
     """Return the kernel of a projection; the official code has none for a coarsest map of its own width."""
     if scale:
         return 3
-    return 0 if official and channels == width else 1
+    return None if official and channels == width else 1
 
 
 def _require_known(decoder: str, encoder: Encoder) -> None:

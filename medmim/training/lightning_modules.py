@@ -41,7 +41,7 @@ class PretrainingModule(L.LightningModule):
         self.mask = mask
         self.cell = cell
         self.settings = settings
-        self.head_decay = True
+        self.decay_by_role = True
         self.budget = budget
         self._kept: Tensor | None = None  # channels that the encoder sees in this step; None: all
         if settings.hide_channels:
@@ -104,7 +104,7 @@ class PretrainingModule(L.LightningModule):
             weight_decay=self.settings.weight_decay,
             kind=self.settings.optimizer,
             betas=self.settings.betas,
-            head_decay=self.head_decay,
+            decay_by_role=self.decay_by_role,
             undecayed=self.method.undecayed,
         )
 
@@ -155,7 +155,7 @@ class FinetuningModule(L.LightningModule):
         self.network = network
         self.loss = loss
         self.settings = settings
-        self.head_decay = True
+        self.decay_by_role = True
         self.frozen, self.rates = encoder_rates(network.get_submodule("encoder"), settings)
         for layer in self.frozen:
             layer.requires_grad_(requires_grad=False)
@@ -208,7 +208,7 @@ class FinetuningModule(L.LightningModule):
             weight_decay=self.settings.weight_decay,
             kind=self.settings.optimizer,
             betas=self.settings.betas,
-            head_decay=self.head_decay,
+            decay_by_role=self.decay_by_role,
         )
         delayed = {id(parameter) for parameter in encoder.parameters()}
         for group in optimizer.param_groups:

@@ -77,7 +77,7 @@ def build_optimizer(
     weight_decay: float,
     kind: Kind = "adamw",
     betas: tuple[float, float] = (0.9, 0.95),
-    head_decay: bool = True,
+    decay_by_role: bool = True,
     undecayed: Sequence[torch.Tensor] = (),
 ) -> Optimizer:
     """Return the optimizer of modules; norms, biases, tokens, scales and positions have no weight decay.
@@ -89,15 +89,15 @@ def build_optimizer(
         modules: each with its learning rate.
         kind: adamw, lamb (You et al., arXiv 1904.00962) or sgd with Nesterov momentum.
         betas: decay rates of the mean gradient and of its mean square; sgd uses the first as its momentum.
-        head_decay: whether layer weights with one axis longer than 1 decay and learned positions do not;
-            False for states of 0.1.0.
+        decay_by_role: whether layer weights with one axis longer than 1 decay and learned positions do not;
+            False: shape alone decides, as for states of 0.1.0.
         undecayed: further parameters without weight decay.
     """
     groups = []
     exempt = set(map(id, undecayed))
     for module, lr in modules:
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        without_decay = exempt | _without_decay(module, head_decay=head_decay)
+        without_decay = exempt | _without_decay(module, decay_by_role=decay_by_role)
         flat = [p for p in trained if id(p) in without_decay]
         rest = [p for p in trained if id(p) not in without_decay]
         rates = {"lr": lr, "initial_lr": lr}
@@ -110,11 +110,11 @@ def build_optimizer(
     return (Lamb if kind == "lamb" else torch.optim.AdamW)(filled, betas=betas)
 
 
-def _without_decay(module: nn.Module, *, head_decay: bool) -> set[int]:
+def _without_decay(module: nn.Module, *, decay_by_role: bool) -> set[int]:
     """Return the ids of a module's parameters that do not decay, for `build_optimizer`."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | _ConvNd)]
-    weights = {id(layer.weight) for layer in layers} if head_decay else set()
-    named = module.named_parameters() if head_decay else ()
+    weights = {id(layer.weight) for layer in layers} if decay_by_role else set()
+    named = module.named_parameters() if decay_by_role else ()
     positions = {id(parameter) for name, parameter in named if name.endswith(_POSITIONS)}
     return positions | {
         id(p) for p in module.parameters() if sum(n > 1 for n in p.shape) <= 1 and id(p) not in weights

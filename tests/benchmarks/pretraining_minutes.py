@@ -12,13 +12,13 @@ draws the table. Set OMP_NUM_THREADS=1.
 from __future__ import annotations
 
 import argparse
-import csv
 import subprocess
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 
 import medmim
 
@@ -35,7 +35,8 @@ class Curve:
         self.given = given
         words = ["git", "rev-parse", "--short", "HEAD"]
         self.commit = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-        self.done = {(float(row["pretrain_minutes"]), int(row["seed"])) for row in read_rows(given.out)}
+        known = pd.read_csv(given.out) if given.out.is_file() else pd.DataFrame(columns=COLUMNS)
+        self.done = set(zip(known["pretrain_minutes"], known["seed"], strict=True))
 
     def run(self) -> None:
         """Train what is missing, the shortest pretraining first."""
@@ -77,36 +78,20 @@ class Curve:
         }
 
     def _append(self, row: Row) -> None:
-        fresh = not self.given.out.is_file()
-        with self.given.out.open("a", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-            if fresh:
-                writer.writeheader()
-            writer.writerow({"dataset": self.given.data.name, "commit": self.commit, **row})
+        whole = {"dataset": self.given.data.name, "commit": self.commit, **row}
+        table = pd.DataFrame([whole], columns=COLUMNS)
+        table.to_csv(self.given.out, mode="a", header=not self.given.out.is_file(), index=False)
         print(row, flush=True)  # noqa: T201
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a table; none if there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
-def draw(rows: Sequence[Mapping[str, Any]], picture: Path) -> None:
+def draw(table: pd.DataFrame, picture: Path) -> None:
     """Draw every fine-tuning and the mean of each length against the minutes of pretraining."""
-    lengths = sorted({float(row["pretrain_minutes"]) for row in rows})
-    scores = [
-        [float(row["dice"]) for row in rows if float(row["pretrain_minutes"]) == one] for one in lengths
-    ]
+    scores = table.groupby("pretrain_minutes")["dice"].apply(list)
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for place, found in enumerate(scores):
-        axes.plot(
-            [place] * len(found), found, "o", color="0.6", label="one fine-tuning" if not place else None
-        )
-    axes.plot(range(len(lengths)), [sum(one) / len(one) for one in scores], "-s", label="mean")
-    axes.set_xticks(range(len(lengths)), [f"{one:g}" for one in lengths])
+    places = [place for place, found in enumerate(scores) for _ in found]
+    axes.plot(places, scores.explode(), "o", color="0.6", label="one fine-tuning")
+    axes.plot(range(len(scores)), scores.map(np.mean), "-s", label="mean")
+    axes.set_xticks(range(len(scores)), [f"{minutes:g}" for minutes in scores.index])
     axes.set_xlabel("minutes of pretraining (processor time)")
     axes.set_ylabel("mean Dice of the test patients")
     axes.legend()
@@ -131,4 +116,4 @@ if __name__ == "__main__":
     chosen = parser.parse_args()
     Curve(chosen).run()
     if chosen.picture:
-        draw(read_rows(chosen.out), chosen.picture)
+        draw(pd.read_csv(chosen.out), chosen.picture)

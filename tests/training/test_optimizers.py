@@ -189,8 +189,10 @@ def test_the_head_of_one_channel_has_weight_decay():
 @pytest.mark.parametrize(("name", "options"), [("swin", {}), ("vit", {"position_grid": 4})])
 def test_learned_positions_have_no_weight_decay(name, options):
     network = build_encoder(name, spatial_dims=2, in_channels=1, **options)
-    for head_decay, expected in ((True, {0.0}), (False, {0.3})):  # 0.1.0 had them decay
-        groups = build_optimizer([(network, 0.01)], weight_decay=0.3, head_decay=head_decay).param_groups
+    for decay_by_role, expected in ((True, {0.0}), (False, {0.3})):  # 0.1.0 had them decay
+        groups = build_optimizer(
+            [(network, 0.01)], weight_decay=0.3, decay_by_role=decay_by_role
+        ).param_groups
         decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
         positions = [
             p for n, p in network.named_parameters() if n.endswith(("bias_table", "positions.learned"))

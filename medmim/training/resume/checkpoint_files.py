@@ -205,8 +205,8 @@ def refuse_foreign(state: dict[str, Any], module: L.LightningModule) -> None:
         RunError: for other names, kinds or shapes.
     """
     fits = _fits(state, module)
-    if not fits and getattr(module, "head_decay", False):
-        module.__dict__["head_decay"] = False
+    if not fits and getattr(module, "decay_by_role", False):
+        module.__dict__["decay_by_role"] = False
         fits = _fits(state, module)
     if not fits:
         raise RunError(
