@@ -29,7 +29,8 @@ NAMES = {
 _ON_DATASET = ("pretrain", "finetune", "plan")  # commands whose --data is medmim-data by default
 _MAY_NAME_INIT = ("init", "config", "overrides", "resume")
 _OWN_CHECKS = ("masks", "models", "promote")  # of datasets and models, after those of their usage
-_OUT_IS_FOLDER = ("ingest", "predict", "demo")
+_OUT_IS_FOLDER = ("ingest", "predict", "demo", "evaluate")
+_ENDING_OF_OUT = {"masks": ".png", "embed": ".parquet"}
 _NAMES_STUDY = {"compare": "compare --study", "pack": "pack"}
 _OF_MODEL = {  # what follows a sign in --model, and the question for those that exist
     ":": (
@@ -55,9 +56,7 @@ def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
         path = parameters.get(name)
         if isinstance(path, Path) and not os.path.lexists(path):
             raise UsageError(f"'{path}' does not exist: expected a file or folder; check the path")
-    out = parameters.get("out")
-    if command in _OUT_IS_FOLDER and isinstance(out, Path) and out.is_file():
-        raise UsageError(f"--out '{out}' is a file: expected a folder; choose another path")
+    _check_out(command, parameters.get("out"))
     if command in _OWN_CHECKS:
         return
     if command == "sync":
@@ -97,6 +96,17 @@ def _words(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     return tuple(word for word in value or () if isinstance(word, str))
+
+
+def _check_out(command: str, out: Any) -> None:
+    """Refuse a file where a folder is written, and the name of another kind of file."""
+    if not isinstance(out, Path):
+        return
+    if command in _OUT_IS_FOLDER and out.is_file():
+        raise UsageError(f"--out '{out}' is a file: expected a folder; choose another path")
+    ending = _ENDING_OF_OUT.get(command)
+    if ending and out.suffix.lower() != ending:
+        raise UsageError(f"--out '{out}': expected the name of a {ending} file, such as {command}{ending}")
 
 
 def _check_server(uri: str | None) -> None:

@@ -141,7 +141,7 @@ class Store:
             if copies:
                 return copies[0]
             raise RunError(
-                f"no run '{run_id}' in this home folder: list the runs with `medmim ui`, or set "
+                f"no run '{run_id}' in this home folder: list them with `medmim runs`, or set "
                 "MEDMIM_HOME to the folder that contains it"
             ) from error
 

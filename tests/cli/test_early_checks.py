@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -98,9 +99,19 @@ def test_unknown_versions_and_aliases_are_reported_with_those_that_exist(new_hom
         check_parameters("predict", {"model": "lung-segment:1"})
 
 
+@pytest.mark.parametrize(
+    ("command", "out", "ending"), [("masks", "m.html", "png"), ("embed", "e", "parquet")]
+)
+def test_an_output_file_of_another_kind_is_refused_at_once(command, out, ending):
+    message = rf"--out '{out}': expected the name of a \.{ending} file, such as {command}\.{ending}"
+    with pytest.raises(UsageError, match=message):
+        check_parameters(command, {"out": Path(out)})
+    check_parameters(command, {"out": Path(out).with_suffix(f".{ending}")})
+
+
 def test_an_output_folder_that_is_a_file_is_refused_at_once(tmp_path):
     (tmp_path / "out").write_text("")
-    for command in ("ingest", "predict", "demo"):
+    for command in ("ingest", "predict", "demo", "evaluate"):
         with pytest.raises(UsageError, match=r"--out '.*out' is a file: expected a folder; choose another"):
             check_parameters(command, {"out": tmp_path / "out"})
 

@@ -128,7 +128,7 @@ def test_the_summary_of_a_study_is_replaced(store):
 
 def test_an_unknown_run_is_an_error(store):
     with pytest.raises(
-        RunError, match="no run 'abc' in this home folder: list the runs with `medmim ui`, or set"
+        RunError, match="no run 'abc' in this home folder: list them with `medmim runs`, or set"
     ):
         store.run("abc")
 
