@@ -11,6 +11,7 @@ from functools import partial
 from inspect import signature
 from typing import Any
 
+import medmim.encoders.cpu_convolutions  # replaces kernels that compute some shapes wrongly
 import medmim.encoders.einops_forms  # noqa: F401 - makes masked and packed values known to einops
 from medmim.arguments import checked, fitting_options
 from medmim.encoders.base import Encoder

@@ -24,7 +24,7 @@ from medmim.training.budget import Budget
 from medmim.training.callbacks import Log, LossLogger, ProgressBar, StepSeeding, ValidationCallback
 from medmim.training.memory_saving import Compile, apply_memory_options
 from medmim.training.nonfinite import FiniteGuard
-from medmim.training.precision import compute_small_maps_exactly, precision_for
+from medmim.training.precision import precision_for
 from medmim.training.resume.checkpoint_files import StateIO, read_state, refuse_foreign, verified_state
 from medmim.training.resume.checkpoint_times import Checkpoints, StopBeforeEvaluation
 from medmim.training.schedule import Schedule
@@ -100,10 +100,8 @@ def workers_for(settings: RunSettings) -> int:
 
 
 def _prepare_module(module: L.LightningModule, settings: RunSettings) -> None:
-    """Apply the options of memory, precision and several processes to a module."""
+    """Apply the options of memory and several processes to a module."""
     apply_memory_options(module, settings)
-    if precision_for(settings.precision) == "bf16-mixed" and not torch.cuda.is_available():
-        compute_small_maps_exactly(module)
     if settings.devices * settings.nodes > 1:
         sync_batch_norms(module)
 

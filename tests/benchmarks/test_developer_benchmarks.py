@@ -1,6 +1,8 @@
 """Smoke tests of the developer benchmarks: each runs on the smallest input."""
 
+import json
 import runpy
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,3 +107,9 @@ def test_masks_methods_and_packed_cells_equal_the_formulas_of_the_official_codes
     assert len(rows) > 40
     assert len(list(masks["mesh_rows"](draws=20, samples=16, grids=[(7, 7)]))) == 4
     assert len(list(masks["block_rows"](samples=20))) == 5
+
+
+def test_random_convolutions_are_compared_with_a_higher_precision(capsys):
+    wrong = functions_of("cpu_convolutions.py")["run_seed"]
+    assert wrong(Namespace(seed=0, count=8, precision="bf16", plain=False)) == 0
+    assert json.loads(capsys.readouterr().out) == {"seed": 0, "convolutions": 8, "wrong": 0}
