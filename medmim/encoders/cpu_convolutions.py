@@ -1,9 +1,9 @@
 """Convolutions that PyTorch computes wrongly on a CPU, computed in another way in the whole process.
 
-PyTorch 2.13 leaves convolutions on CPUs with AVX-512 to kernels of oneDNN 3.12 that for some shapes read or
-write memory beyond their tensors: the output, or more often the gradient of the weight, is then huge, not
-finite, or merely wrong, and in rare cases the process ends. Random convolutions with memory filled beforehand
-(`tests/benchmarks/cpu_convolutions.py`) found these kinds:
+PyTorch (2.11, 2.13 and 2.15 were tried) leaves convolutions on CPUs with AVX-512 to kernels of oneDNN that
+for some shapes read or write memory beyond their tensors: the output, or more often the gradient of the
+weight, is then huge, not finite, or merely wrong, and in rare cases the process ends. Random convolutions
+with memory filled beforehand (`tests/benchmarks/cpu_convolutions.py`) found these kinds:
 
 - in bf16: maps smaller than the kernel, results of width 1 with a stride, groups, dilation, transposed
   convolutions that do more than double a map, and in 3D strides with a kernel above 3 or with voxels at the
