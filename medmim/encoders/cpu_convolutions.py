@@ -91,12 +91,16 @@ class Geometry:
 
 def convolution(values: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
     """Convolve (batch, channels, *space) on a CPU, as `aten::convolution`."""
+    rest = (*options, *_CUDNN_FLAGS)
+    # sizes are tensors in a trace, which holds the original
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        traced: Tensor = _forward(values, weight, bias, *rest)
+        return traced
     given = Options(*options)
     space, kernel = values.shape[2:], weight.shape[2:]
     result = _result_space(space, kernel, given)
     fine, coarse = (result, space) if given.transposed else (space, result)
     geometry = Geometry(fine, coarse, kernel, given)
-    rest = (*options, *_CUDNN_FLAGS)
     found: Tensor = _computed(_forward, rest, geometry, values, weight, bias)
     return found
 
