@@ -28,7 +28,7 @@ from medmim.training.precision import has_bf16
 
 _GB = 1e9
 _REQUIRED_GB, _RECOMMENDED_GB = 2.0, 20.0
-_NEWEST_TESTED = {"torch": (2, 13)}  # with which the suite has passed
+_NEWEST_TESTED = {"torch": (2, 15)}  # with which the suite has passed
 _EXTRAS = {
     "itk": "only for NRRD, MetaImage, and a second decoder of lossless and 12-bit JPEG in DICOM",
     "ui": "only for `medmim ui`",
