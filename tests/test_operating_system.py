@@ -40,7 +40,8 @@ def test_a_refused_limit_is_left_out(monkeypatch):
 
 # what Windows lacks; macOS lacks a part of it
 WITHOUT = """
-import multiprocessing, os, signal, socket, sys
+import multiprocessing, os, shutil, signal, socket, sys
+shutil._use_fd_functions = False  # as on Windows; it would use what is removed below
 sys.modules["fcntl"] = sys.modules["resource"] = None
 for owner, names in (
     (os, "fork forkpty killpg setsid sched_getaffinity waitid fchmod O_NOFOLLOW O_NONBLOCK O_CLOEXEC"),
