@@ -148,7 +148,10 @@ def encoder():
             lambda _: medmim.build_mask("mesh", ratio="0.5"),
             "^build_mask: ratio: expected a number, got '0.5'",
         ),
-        (lambda _: medmim.build_mask("mesh"), "^build_mask: missing a required (keyword-only )?argument: 'ratio'"),
+        (
+            lambda _: medmim.build_mask("mesh"),
+            "^build_mask: missing a required (keyword-only )?argument: 'ratio'",
+        ),
         (
             lambda _: medmim.build_mask("mesh", ratio=0.5, cell="8"),
             "^mask 'mesh' does not take the option 'cell'",

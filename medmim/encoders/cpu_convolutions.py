@@ -119,7 +119,7 @@ def convolution_backward(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of values, weight and bias on a CPU, as `aten::convolution_backward`.
 
-    The last of the options says which of the three are needed.
+    The last option selects those that are needed.
     """
     given = Options(*options[:-1])
     space, out = values.shape[2:], gradient.shape[2:]

@@ -15,21 +15,18 @@ import json
 import random
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-_FUNCTIONS = {
-    (2, False): F.conv2d,
-    (3, False): F.conv3d,
-    (2, True): F.conv_transpose2d,
-    (3, True): F.conv_transpose3d,
-}
+sys.path.insert(0, str(Path(__file__).parent.parent / "helpers"))
+
+from convolution_passes import BOUND, FUNCTIONS, passes
+
 _HIGHER = {torch.bfloat16: torch.float32, torch.float32: torch.float64}
-_BOUND = {torch.bfloat16: 0.03, torch.float32: 1e-4}
 
 
 def main() -> None:
@@ -65,7 +62,7 @@ def run_seed(given: argparse.Namespace) -> int:
     wrong, drawn = 0, [one for _ in range(given.count) if (one := draw()) is not None]
     for one in drawn:
         errors = errors_of(one, dtype)
-        if not max(errors) < _BOUND[dtype]:
+        if not max(errors) < BOUND[dtype]:
             wrong += 1
             click.echo(json.dumps({**one, "errors": [round(error, 4) for error in errors]}))
     click.echo(json.dumps({"seed": given.seed, "convolutions": len(drawn), "wrong": wrong}))
@@ -104,7 +101,7 @@ def draw() -> dict[str, Any] | None:
 def errors_of(drawn: dict[str, Any], dtype: torch.dtype) -> list[float]:
     """Return the largest errors of result and gradients, relative to the largest value."""
     dims = len(drawn["weight"]) - 2
-    function = _FUNCTIONS[dims, drawn["transposed"]]
+    function = FUNCTIONS[dims, drawn["transposed"]]
     values, weight = torch.randn(drawn["values"]).to(dtype), torch.randn(drawn["weight"]).to(dtype)
     if drawn["channels_last"]:
         layout = torch.channels_last if dims == 2 else torch.channels_last_3d
@@ -112,22 +109,9 @@ def errors_of(drawn: dict[str, Any], dtype: torch.dtype) -> list[float]:
     higher = _HIGHER[dtype]
     true = function(values.to(higher), weight.to(higher), **drawn["options"])
     upstream = torch.randn_like(true).to(dtype)
-    expected = _passes(function, values.to(higher), weight.to(higher), upstream.to(higher), drawn["options"])
-    found = _passes(function, values, weight, upstream, drawn["options"])
+    expected = passes(function, values.to(higher), weight.to(higher), upstream.to(higher), **drawn["options"])
+    found = passes(function, values, weight, upstream, **drawn["options"])
     return [_error(one, other) for one, other in zip(found, expected, strict=True)]
-
-
-def _passes(function: Any, values: Tensor, weight: Tensor, upstream: Tensor, options: Any) -> list[Tensor]:
-    values, weight = values.requires_grad_(), weight.requires_grad_()
-    _fill_freed_memory(values.dtype)
-    found = function(values, weight, **options)
-    _fill_freed_memory(values.dtype)
-    return [found.detach(), *torch.autograd.grad(found, (values, weight), upstream)]
-
-
-def _fill_freed_memory(dtype: torch.dtype) -> None:
-    filled = [torch.full((2**power,), 7.0, dtype=dtype) for power in range(5, 21) for _ in range(2)]
-    del filled
 
 
 def _error(found: Tensor, expected: Tensor) -> float:

@@ -1,35 +1,11 @@
-"""Tests of the convolutions that PyTorch computes wrongly on CPUs, against float64.
-
-Before each pass freed memory is filled: a kernel that reads beyond its tensors is not right by chance.
-"""
+"""Tests of the convolutions that PyTorch computes wrongly on CPUs, against float64."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from convolution_passes import BOUND, FUNCTIONS, fill_freed_memory, passes
 
 from medmim.encoders import mask, pack
-
-FUNCTIONS = {
-    (2, False): F.conv2d,
-    (3, False): F.conv3d,
-    (2, True): F.conv_transpose2d,
-    (3, True): F.conv_transpose3d,
-}
-BOUND = {torch.bfloat16: 0.03, torch.float32: 1e-4}
-
-
-def fill_freed_memory(dtype):
-    filled = [torch.full((2**power,), 7.0, dtype=dtype) for power in range(5, 20) for _ in range(2)]
-    del filled
-
-
-def passes(function, values, weight, upstream, **options):
-    """The result and the gradients of values and weight."""
-    values, weight = values.requires_grad_(), weight.requires_grad_()
-    fill_freed_memory(values.dtype)
-    found = function(values, weight, **options)
-    fill_freed_memory(values.dtype)
-    return found.detach(), *torch.autograd.grad(found, (values, weight), upstream.to(found.dtype))
 
 
 def require_equal_to_float64(dtype, space, kernel, *, transposed=False, channels=(16, 32), **options):
