@@ -1,7 +1,6 @@
 """Small datasets and an empty store that tests of several folders share; warnings of our own are errors."""
 
 import gc
-import importlib
 import json
 import os
 import shutil
@@ -11,13 +10,11 @@ from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
+import checked_calls
 import pytest
 import torch
 
-# While it checks the types of medmim, jaxtyping's import hook ignores the bytecode of every library that
-# medmim is the first to import: without these lines, half of the time to collect tests goes into compiling.
-for library in ("lightning", "mlflow", "monai", "pandas", "scipy.stats", "sklearn.metrics"):
-    importlib.import_module(library)
+checked_calls.install("medmim")
 
 import tiny  # noqa: E402
 
