@@ -9,6 +9,7 @@ import graphlib
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import habits
@@ -29,9 +30,7 @@ HEAVY = ("torch", "monai", "lightning", "mlflow")
 MODULE_LINES = 300
 FUNCTION_LINES = 40
 
-TREES = habits.trees(PACKAGE)
-MODULES = list(TREES)
-NODES = {path: list(ast.walk(tree)) for path, tree in TREES.items()}
+MODULES = sorted(PACKAGE.rglob("*.py"))
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -41,8 +40,14 @@ def part_of(path):
     return None if first in ("__init__", "__main__") else first
 
 
+@cache
+def nodes_of(path):
+    """Everything in a module, read when a test asks for it: all test processes import this file."""
+    return list(ast.walk(habits.trees(PACKAGE)[path]))
+
+
 def every_node(*kinds):
-    return [(path, node) for path, nodes in NODES.items() for node in nodes if isinstance(node, kinds)]
+    return [(path, node) for path in MODULES for node in nodes_of(path) if isinstance(node, kinds)]
 
 
 def body_lines(function):
@@ -62,14 +67,14 @@ def test_every_part_has_its_place_in_the_order():
 
 def test_imports_only_from_the_left():
     found = []
-    for path, nodes in NODES.items():
+    for path in MODULES:
         own = part_of(path)
         if own is None:
             public = {"api", "encoders", "masks", "methods"}  # names for type checkers, imported when used
             allowed = public if path.name == "__init__.py" else {"cli"}
         else:
             allowed = set(ORDER[: ORDER.index(own) + 1]) | {"__version__"}
-        for node in nodes:
+        for node in nodes_of(path):
             own_names = [name for name in imported(node) if name.split(".")[0] == "medmim"]
             wrong = [name for name in own_names if f"{name}.".split(".")[1] not in allowed]
             found += [f"{where(path, node)} imports {name}" for name in wrong]
@@ -87,7 +92,7 @@ def test_imports_are_absolute_and_name_what_they_import():
 def names_of(path):
     """The names that a module or package offers: definitions, assignments, imports and submodules."""
     offered = {entry.stem for entry in path.parent.iterdir()} if path.name == "__init__.py" else set()
-    for node in NODES[path]:
+    for node in nodes_of(path):
         if isinstance(node, (*FUNCTION, ast.ClassDef)):
             offered.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -136,7 +141,7 @@ def test_functions_are_short():
 def test_modules_open_with_a_docstring_whose_first_line_is_a_sentence():
     assert not [
         str(path.relative_to(ROOT))
-        for path, tree in TREES.items()
+        for path, tree in habits.trees(PACKAGE).items()
         if tree.body[0].lineno != 1 or len((ast.get_docstring(tree) or "").split("\n")[0]) <= 10
     ]
 
