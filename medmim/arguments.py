@@ -1,8 +1,8 @@
-"""Checks of arguments by the annotations of a function, for those who call medmim from their own code.
+"""Checks of arguments against the annotations of a function, for callers of the Python interface.
 
-The command line and settings files have their own checks. From Python, anything can arrive: texts for
-numbers, numbers of NumPy, arrays for sequences, texts for paths and paths for texts. What has one meaning is
-converted; the rest is refused in one line before any work starts.
+The command line and settings files have their own checks. A Python caller may pass strings for numbers, NumPy
+scalars, arrays for sequences, strings for paths and paths for strings. A value with one possible meaning is
+converted; any other is rejected with a one-line error before any work starts.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class WriteError(MedmimError, OSError):
 
 
 class LockedError(MedmimError):
-    """Another process holds the lock of a folder; the message names it."""
+    """The folder is locked by another process, which the message names."""
 
 
 def inner_path(path: str) -> str:
@@ -159,7 +159,7 @@ def lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
         wait: wait for another holder; otherwise fail.
 
     Raises:
-        LockedError: if another process holds the lock and `wait` is False.
+        LockedError: if another process has the lock and `wait` is False.
     """
     folder.mkdir(parents=True, exist_ok=True)
     acquired = _acquire(folder, wait=wait)
@@ -172,7 +172,7 @@ def lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Return whether a process holds the lock of a folder."""
+    """Return whether a process has locked the folder."""
     if not any((folder / name).exists() for name in (_LOCK, f"{_LOCK}.soft")):
         return False
     try:

@@ -1,6 +1,6 @@
-"""What systems differ in, with fallbacks: locks, limits, forks, signals, /proc and flags of files.
+"""Differences between operating systems, with fallbacks: locks, limits, forks, signals, /proc, file flags.
 
-Linux offers all of it. macOS has neither /proc nor affinity and refuses limits on memory. Windows has no
+Linux has all of these. macOS has neither /proc nor affinity and refuses limits on memory. Windows has no
 limits, no fork, fewer signals, and no permission bits. Only this module imports `fcntl` and `resource`.
 """
 
@@ -71,7 +71,7 @@ def nvidia_driver(proc: Path = PROC, program: str = "nvidia-smi") -> str | None:
         told = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout
     except FileNotFoundError:
         return None
-    except (OSError, subprocess.SubprocessError):  # the program is there, but no driver answers it
+    except (OSError, subprocess.SubprocessError):  # the program exists, but no driver responds
         return ""
     found = re.match(r"\d+(\.\d+)+", told.strip())
     return found[0] if found else ""
@@ -83,7 +83,7 @@ def driver_is_of_windows(release: str = platform.release()) -> bool:
 
 
 def peak_memory_mb() -> float:
-    """Return the largest memory of this process so far, in MiB; NaN if the system does not tell."""
+    """Return the largest memory of this process so far, in MiB; NaN if the system does not report it."""
     if _resource is None:
         return math.nan
     return float(_resource.getrusage(_resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_UNIT / 2**20)
@@ -126,7 +126,7 @@ def open_files(wanted: int) -> int:
 
 
 def can_fork_workers() -> bool:
-    """Return whether a fork server can receive descriptors and tell messages apart: on Linux only."""
+    """Return whether a fork server can receive descriptors and separate messages: on Linux only."""
     try:
         pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except (AttributeError, OSError):  # Windows; macOS
@@ -157,7 +157,7 @@ def reserve(stream: IO[bytes], size: int) -> None:
 
 
 def has_permission_bits() -> bool:
-    """Return whether the permission bits of a file say who can read it."""
+    """Return whether the permission bits of a file determine who can read it."""
     return hasattr(os, "fchmod") and os.name == "posix"
 
 

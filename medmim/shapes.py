@@ -86,7 +86,7 @@ def require_whole_cells(cell: Size, step: Size, *, of: str) -> None:
 
 
 def require_tensors(images: object, hidden: object) -> None:
-    """Check images and masks, which in a loop of one's own may be arrays or masks of numbers.
+    """Check images and masks, which in a user's own loop may be arrays or masks of numbers.
 
     Raises:
         WrongTypeError: unless images are a floating-point tensor and the mask is a Boolean one.

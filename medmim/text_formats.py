@@ -1,4 +1,4 @@
-"""JSON, CSV and names: a damaged text of others is a ValueError, and no cell that we write is a formula."""
+"""JSON, CSV and names: malformed input raises ValueError, and no written cell is a formula."""
 
 from __future__ import annotations
 

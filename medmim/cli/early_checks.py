@@ -1,6 +1,6 @@
 """Checks of names, paths and run ids before PyTorch and MLflow are imported, so that a typo fails at once.
 
-They repeat checks of the stages, and let pass what they cannot judge.
+They repeat checks of the stages, and leave to the stages what they cannot decide.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _check_word(option: str, word: str, *accepted: str) -> None:
         models = [str(name) for (name,) in _rows(database, "SELECT name FROM registered_models") or ()]
         raise RunError(
             f"{option} {word}: expected {''.join(f'`{one}`, ' for one in accepted)}a weights file, a "
-            f"run id or the name of a registered model, got a word that matches no run or model in '{home()}'"
+            f"run id or the name of a registered model, but it matches no run or model in '{home()}'"
             f"{did_you_mean(word, models) if models else ''}; see `medmim runs` and `medmim models`"
         )
     _check_version(option, word, database)

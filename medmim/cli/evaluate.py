@@ -64,7 +64,7 @@ Examples:
 @metrics_option(
     "Metrics to report, such as dice,cldice,hd95_mm; figures show the first one.  [default: by the task]"
 )
-@click.option("--force", is_flag=True, help="Score scans too that do not resemble the training data.")
+@click.option("--force", is_flag=True, help="Also score scans that do not resemble the training data.")
 @out_option("evaluation")
 @json_option
 def command(

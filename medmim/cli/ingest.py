@@ -78,7 +78,7 @@ Examples:
 @click.option(
     "--ignore-label",
     type=click.IntRange(-(2**15), 2**16 - 1),
-    help="Value of label voxels that nobody annotated, such as 255 or -1; they are no class.",
+    help="Value of label voxels that nobody annotated, such as 255 or -1; they belong to no class.",
 )
 @click.option(
     "--overlap",
@@ -111,7 +111,7 @@ Examples:
     help="Patients of files: a CSV file with the columns file (path, name or folder; for DICOM also "
     "SeriesInstanceUID or PatientID) and subject.",
 )
-@click.option("--class-folders", is_flag=True, help="The innermost folders are the classes of images.")
+@click.option("--class-folders", is_flag=True, help="Use the innermost folder as the class of each image.")
 @path_option(
     "--splits",
     help="Splits: JSON or CSV of names, nnU-Net's splits_final.json or a MONAI datalist.  [default: random]",

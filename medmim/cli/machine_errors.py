@@ -37,7 +37,7 @@ BY_TEXT = {
     "database or disk is full": "the disk is full: free space, or move MEDMIM_HOME to another disk",
     "disk i/o error": "the store cannot be read or written: check the disk of MEDMIM_HOME, and `ulimit -f`",
     "database disk image is malformed": "the store is damaged: run `medmim doctor --repair`",
-    "file is not a database": "mlflow.db is no database: run `medmim doctor --repair`",
+    "file is not a database": "mlflow.db is not a database: run `medmim doctor --repair`",
     "can't locate revision": "a newer MLflow wrote the store: `pip install -U mlflow`",
     "out of memory": "out of memory: use a smaller --batch-size or --size; `medmim plan` finds what fits",
     "can't allocate memory": "out of memory: use a smaller --batch-size or --size, or fewer --workers",

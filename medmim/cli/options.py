@@ -270,7 +270,7 @@ _TRAINING_OPTIONS: list[Callable[[Any], Any]] = [
     set_option,
     _option(
         "--resume",
-        "Continue an unfinished run; needs no other word.",
+        "Continue an unfinished run; no other option is needed.",
         is_flag=False,
         flag_value="latest",
         metavar="[RUN]",

@@ -45,7 +45,7 @@ Examples:
 @click.option(
     "--allow-burned-in",
     is_flag=True,
-    help="Accept ultrasound, secondary captures and the like: no names are in the pixels, as you checked.",
+    help="Accept ultrasound, secondary captures and similar images; check first that they show no names.",
 )
 @click.option(
     "--save-probabilities",
@@ -62,7 +62,7 @@ Examples:
 @click.option(
     "--min-score",
     type=click.FloatRange(0, 1),
-    help="Write the boxes from this score on.  [default: of each class, chosen on validation cases]",
+    help="Write boxes of at least this score.  [default: of each class, chosen on validation cases]",
 )
 @click.option(
     "--max-memory",
@@ -72,7 +72,7 @@ Examples:
     help="Memory for the probabilities of a volume; larger ones are segmented in slabs and kept in a file in "
     "$TMPDIR, with the same result.  [default: half of what is free]",
 )
-@click.option("--force", is_flag=True, help="Predict scans too that do not resemble the training data.")
+@click.option("--force", is_flag=True, help="Also predict scans that do not resemble the training data.")
 @json_option
 def command(
     *,

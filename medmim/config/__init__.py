@@ -1,1 +1,1 @@
-"""Settings: what a run and a study can be told, and how YAML, flags and `--set` become one of them."""
+"""Settings of runs and studies: their types and defaults, and the merging of YAML, flags and `--set`."""

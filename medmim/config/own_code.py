@@ -1,4 +1,4 @@
-"""Users' own code, named as `module:callable`: the only place that imports it, and whose word is trusted.
+"""Import of users' own code, named as `module:callable`: only here, and only on the user's own request.
 
 An import path is followed only if it comes from the user: from the command line, a `--config` file,
 `--trust-code` or a Python call. A path in a weights file, run, pack or store is refused otherwise: by the
@@ -52,8 +52,8 @@ def refuse_foreign_code(values: Mapping[str, Any], *, source: str) -> None:
 def _refuse_untrusted(path: str, source: str) -> None:
     if path not in _trusted():
         raise RunError(
-            f"{source}: needs the code '{path}', which medmim imports only at your word; if you know and "
-            f"trust this code, add --trust-code {path}"
+            f"{source}: needs the code '{path}', which medmim imports only with your permission; if you "
+            f"know and trust this code, add --trust-code {path}"
         )
 
 
@@ -62,7 +62,7 @@ def import_callable(path: str, *, word: str, expected: str) -> Any:
 
     Raises:
         RunError: for a path that is not trusted, in a process that has a list of trusted paths: every command
-            and every function of the Python API. A direct call without such a list is the user's own word.
+            and every function of the Python API. A direct call without such a list is the user's own request.
         UsageError: if it cannot be imported.
     """
     if TRUSTED in os.environ:
@@ -103,7 +103,7 @@ def explain_own_code(error: BaseException) -> str | None:
             text = text.partition("\n")[0][:_LONGEST_MESSAGE]
             advice = "correct it, or install what it imports"
             if "Packed" in text:
-                advice = "it takes plain tensors only: add --set compute=masked"
+                advice = "it accepts plain tensors only: add --set compute=masked"
             return (
                 f"your own code failed at {frames[-1]} ({text}); its last calls: "
                 f"{' → '.join(frames[-_LAST_FRAMES:])}; {advice}"

@@ -288,7 +288,7 @@ class FinetuneSettings(RunSettings):
         if self.channel_dropout and self.in_channels < 2:
             raise ValueError("expected several channels with channel_dropout, such as --channels t1,flair")
         if self.patience is not None and self.devices * self.nodes > 1:
-            raise ValueError("expected one process with patience, whose clock decides when to validate")
+            raise ValueError("expected devices=1 and nodes=1 with patience, got more processes")
         return self
 
     @property

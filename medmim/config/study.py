@@ -189,7 +189,7 @@ def _pretrainings(study: StudySettings) -> list[dict[str, Any]]:
     strange = [encoder for encoder in named if encoder not in study.encoders]
     if strange:
         known = ", ".join(filter(None, study.encoders)) or "none is listed"
-        raise SettingsError(f"study: arms name encoder '{strange[0]}', expected one of encoders: {known}")
+        raise SettingsError(f"study: an arm has encoder '{strange[0]}', expected one of encoders: {known}")
     grid = [
         {"method": method, "mask": mask, "ratio": ratio}
         for method, mask, ratio in product(study.methods, study.masks, study.ratios)

@@ -1,1 +1,1 @@
-"""Scans in: a folder of DICOM or NIfTI becomes a dataset folder of checked volumes, and then batches."""
+"""Data: from a folder of DICOM or NIfTI files to a dataset folder of checked volumes, and to batches."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from einops._backends import AbstractBackend  # there is no public interface for types of one's own
+from einops._backends import AbstractBackend  # there is no public interface for custom types
 
 from medmim.encoders.tensor_like import TensorLike
 
@@ -13,7 +13,7 @@ from medmim.encoders.tensor_like import TensorLike
 class TensorLikeBackend(AbstractBackend):
     """The operations of einops for `TensorLike`; einops finds subclasses of its base class by itself."""
 
-    framework_name = __name__  # einops asks whether this module is loaded
+    framework_name = __name__  # einops checks whether this module is loaded
 
     def is_appropriate_type(self, tensor: Any) -> bool:
         """Return whether this class serves a value."""

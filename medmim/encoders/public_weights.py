@@ -61,7 +61,7 @@ def read_content(path: Path) -> Any:
             raise _unreadable(path, error) from None
         raise RunError(
             f"'{path.name}' is a pickle that needs the code '{needed.group(1)}'; nothing in it was executed: "
-            "expected tensors and plain values; ask its authors for a state_dict, best as safetensors"
+            "expected tensors and plain values; ask its authors for a state_dict, preferably as safetensors"
         ) from None
     except _DAMAGED as error:
         raise _unreadable(path, error) from None
@@ -221,7 +221,7 @@ def _named(tensors: Weights, family: Family, prefixes: Sequence[str]) -> PublicW
             f"medmim does not have ({type(error).__name__}: {error}): expected all tensors of the network"
         ) from error
     if not renamed:
-        raise TransferError(f"no rule fits a whole name in the file, such as '{next(iter(tensors))}'")
+        raise TransferError(f"no rule matches a complete name in the file, such as '{next(iter(tensors))}'")
     _refuse_unusable(found, renamed)
     rules += [f"bias of zero added ({len(added)})"] if added else []
     for copy in copies:

@@ -1,4 +1,4 @@
-"""The request for a draw of masks: random numbers for a rule (CPU, one generator), and boxes of cells."""
+"""Sampling for masks: `MaskRequest`, the random numbers of a rule (CPU generator), and boxes of cells."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def one_box(request: MaskRequest, proportions: Sequence[int]) -> Ranks:
 def _grow(
     num_hidden: int, grid: Size, proportions: Sequence[int], axes: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """Grow a box along its relatively shortest side until it holds `num_hidden` cells; `axes` breaks ties.
+    """Grow a box along its relatively shortest side until it contains `num_hidden` cells; `axes` breaks ties.
 
     Returns:
         The sides, and the sides before the last step, when the box was still too small.

@@ -39,8 +39,8 @@ def delete_runs(words: Sequence[str], *, home: Path) -> list[ListedRun]:
     for one in chosen:
         for model in list_models(home, ModelFilter(run_id=one.run_id)):
             raise RunError(
-                f"--delete: run {one.run_id[:8]} made the registered model {model.model}:{model.version}; it "
-                "stays"
+                f"--delete: run {one.run_id[:8]} produced the registered model {model.model}:{model.version} "
+                "and cannot be deleted"
             )
         if files.is_locked(home / "checkpoints" / one.run_id):
             raise RunError(f"--delete: run {one.run_id[:8]} is trained by another process: wait for it")
@@ -82,7 +82,8 @@ def _matching(word: str, home: Path) -> ListedRun:
     found = list_runs(home, RunFilter(prefix=word))
     if len(found) != 1:
         raise RunError(
-            f"--delete {word}: expected the id of one run, got one that fits {len(found)}: see `medmim runs`"
+            f"--delete {word}: expected the id of one run, got a prefix that matches "
+            f"{len(found)}; see `medmim runs`"
         )
     return found[0]
 

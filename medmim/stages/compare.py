@@ -100,8 +100,8 @@ def compare_runs(run_ids: Sequence[str], *, home: Path, promoting: bool = False)
     command = " ".join(["medmim compare", *run_ids, "--seeds 2"])
     further = further_runs(store, runs) if run_ids else 0
     notes = [
-        f"{counted(further, 'further finished run')} of these arms not compared: if the runs were chosen by "
-        "their scores, no claim about them holds"
+        f"{counted(further, 'further finished run')} of these arms not compared: claims are invalid if the "
+        "runs were selected by their scores"
     ]
     return compare(
         store, runs, title=title, notes=notes[: bool(further)], command=command, promoting=promoting
@@ -153,7 +153,10 @@ def compare(
         ]
     if len(with_score) < len(runs):
         count = len(runs) - len(with_score)
-        notes = [*notes, f"no score of {counted(count, 'run')}: no labelled structure in the test patients"]
+        notes = [
+            *notes,
+            f"{counted(count, 'run has', 'runs have')} no score: no labelled structure in the test patients",
+        ]
     arms = described(store, arms_of(with_score), with_score)
     findings = find(with_score, arms=arms, varied=varied, command=command)
     page = write_report(store.home / "reports" / title, findings, with_score, title=title, notes=notes)

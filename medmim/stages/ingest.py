@@ -224,7 +224,7 @@ def _route(
 def _record_unreadable(
     context: IngestContext, entries: Sequence[SourceFile], scanned: Mapping[int, ScannedFile]
 ) -> None:
-    """Record the fate of entries that are not files, and of files that cannot be used."""
+    """Record the outcome of entries that are not files, and of files that cannot be used."""
     for entry in entries:
         if entry.reason is not None:
             fate = "quarantined" if entry.reason == "unreadable" else "skipped"

@@ -146,7 +146,7 @@ def _match(store: Store, word: str) -> str:
     matching = [run.info.run_id for run in store.runs(begins_with(word))]
     if len(matching) != 1:
         raise RunError(
-            f"--init {word}: expected `scratch`, a weights file or a run id, got something that fits "
+            f"--init {word}: expected `scratch`, a weights file or a run id, got a prefix that matches "
             f"{counted(len(matching), 'run')}; see `medmim runs`"
         )
     return str(matching[0])

@@ -185,7 +185,7 @@ def _comparable(known: Sequence[ListedModel], log: Callable[[str], None]) -> lis
     if own := [pair for pair in runs if ORIGIN not in pair[1].tags]:
         runs = own
     else:
-        log("warning: this model comes from a pack or another store, and so does its score")
+        log("warning: this model and its score come from a pack or another store")
     group = _group(max(runs, key=lambda pair: pair[1].started)[1])
     return [one for one, run in runs if _group(run) == group]
 
@@ -239,6 +239,6 @@ def _matching_run(home: Path, word: str, stages: Sequence[str]) -> str:
         kinds = " or ".join({"finetune": "fine-tuning", "pretrain": "pretraining"}[stage] for stage in stages)
         raise RunError(
             f"--model {word}: expected a registered model ({names}), a .safetensors file or a {kinds} "
-            f"run, got something that fits {counted(len(found), 'run')}; see `medmim models`"
+            f"run, got a prefix that matches {counted(len(found), 'run')}; see `medmim models`"
         )
     return found[0]

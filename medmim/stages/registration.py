@@ -68,7 +68,7 @@ def register_later(home: Path, word: str) -> tuple[str, int]:
     if len(found) != 1:
         raise RunError(
             f"models register: expected the id of a finished fine-tuning, or its beginning, got '{word}', "
-            f"which fits {counted(len(found), 'run')}"
+            f"which matches {counted(len(found), 'run')}"
         )
     try:
         kept = Registration.model_validate_json(found[0].read_bytes())

@@ -1,4 +1,4 @@
-"""Resuming an interrupted run: its settings, its weights file, its datasets, and the run that is meant.
+"""Resuming an interrupted run: which run, its settings, its weights file and its datasets.
 
 The store contains no paths. Folders of datasets are kept next to it, by content hash, in
 `$MEDMIM_HOME/datasets.json`, for the user alone; a weights file is named in the checkpoint folder of its run.

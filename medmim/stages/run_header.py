@@ -83,7 +83,7 @@ def network_lines(
     if len(volumes) < _FEW_VOLUMES:
         lines.append(
             f"warning: {counted(len(volumes), 'training volume')}: with fewer than about {_FEW_VOLUMES}, "
-            "chance decides most of the score"
+            "the score depends mostly on chance"
         )
     if settings.precision == "fp16" and precision == "fp32":
         lines.append("warning: precision=fp16 needs a GPU, so this machine trains in fp32")
@@ -126,7 +126,7 @@ def cell_lines(cell: Size, voxel_mm: Sequence[float] | None) -> list[str]:
     if lengths and max(lengths) > _UNEVEN * min(lengths):
         lines.append(
             f"warning: mask cells are {max(lengths) / min(lengths):.1f} times as long along one axis as "
-            f"along another: --cell {max(lengths):.3g}mm makes them even"
+            f"along another: --cell {max(lengths):.3g}mm gives cells of equal sides"
         )
     return lines
 

@@ -1,4 +1,4 @@
-"""The life of a training run: start or resume, train, save, end; and its result."""
+"""The life cycle of a training run: start or resume, train, save, end; and its result."""
 
 from __future__ import annotations
 

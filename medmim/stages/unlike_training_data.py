@@ -1,4 +1,4 @@
-"""The scans that a model may be used on: a summary of its training data, compared with each scan."""
+"""Scans outside a model's training domain: a summary of the training data, compared with each scan."""
 
 from __future__ import annotations
 

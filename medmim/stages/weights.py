@@ -64,7 +64,7 @@ def inspect_weights(
     chosen = dims or origin.description.get("spatial_dims")
     if chosen is None:
         raise TransferError(
-            f"'{path.name}': no convolution shows the number of axes: add --dims 2 or --dims 3"
+            f"'{path.name}': no convolution from which to derive the number of axes: add --dims 2 or --dims 3"
         )
     options = {**origin.description.get("encoder_options", {}), **(encoder_options or {})}
     name = str(origin.description["encoder"])

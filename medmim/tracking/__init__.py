@@ -1,7 +1,7 @@
 """Tracking of runs in MLflow, their comparison with its statistics, and the model registry.
 
-MLflow's switches are set before it is imported: no telemetry, no bars of downloads, no addresses of runs and
-no log lines about itself between the lines of medmim. Who sets a switch outside keeps it.
+MLflow's environment variables are set before its import: no telemetry, no progress bars of downloads, no
+printed addresses of runs, and none of its log lines. A variable that the user has set is kept.
 """
 
 from __future__ import annotations

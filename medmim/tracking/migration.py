@@ -55,7 +55,7 @@ def check(home: Path) -> None:
 def prepare(home: Path) -> None:
     """Create or migrate the store of a home folder, and correct its addresses if the folder has moved.
 
-    The caller holds the lock of the folder.
+    The caller has locked the folder.
 
     Raises:
         RunError: if it is newer than MLflow, damaged, locked, of another program or cannot be migrated.

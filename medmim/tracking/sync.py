@@ -85,7 +85,9 @@ def _refusal(error: Exception) -> tuple[str, str] | None:
     status = _status(error)
     if status == _NOT_AUTHENTICATED:
         named = any(os.environ.get(name) for name in (_USER, _TOKEN))
-        why, verb = ("refused the user and password", "correct") if named else ("asks for a user", "set")
+        why, verb = (
+            ("rejected the user name and password", "correct") if named else ("requires a user name", "set")
+        )
         return why, f"{verb} {_USER} and {_PASSWORD}, or {_TOKEN}, and run {_AGAIN}"
     if status != _FORBIDDEN:
         return None
@@ -95,7 +97,7 @@ def _refusal(error: Exception) -> tuple[str, str] | None:
             f"use a name that it was started with (--allowed-hosts), and run {_AGAIN}",
         )
     return (
-        "does not let this user write",
+        "does not allow this user to write",
         f"ask its administrator for the permission EDIT on experiment and model, and run {_AGAIN}",
     )
 
@@ -111,7 +113,7 @@ def _status(error: Exception) -> int | None:
 def _failure(error: Exception) -> tuple[str, str]:
     """Return how a server failed, and the remedy."""
     if "NewConnectionError" in str(error) or "NameResolutionError" in str(error):
-        return "cannot be reached", f"check its address and whether it runs, and run {_AGAIN}"
+        return "cannot be reached", f"check its address and that it is running, then run {_AGAIN}"
     return f"failed ({type(error).__name__})", f"run {_AGAIN} when the server is available"
 
 

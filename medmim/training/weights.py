@@ -44,7 +44,7 @@ def reserved_room(folder: Path, module: nn.Module) -> Iterator[None]:
     except Exception:
         if (folder / WEIGHTS).with_suffix(".json").is_file():
             _LOG.warning(
-                "the run fails after its training: the weights are kept in '%s', for --init or --model",
+                "the run failed after its training: the weights are kept in '%s', for --init or --model",
                 folder / WEIGHTS,
             )
         raise

@@ -28,4 +28,4 @@ def test_the_command_fails_for_damaged_datasets(dataset_copy):
 def test_images_without_a_perceptual_hash_are_named(dataset_copy):
     count = len(read_dataset(dataset_copy).volumes)
     found = CliRunner().invoke(main, ["verify", str(dataset_copy)])
-    assert f"altered copies were not looked for among {count} images of {count}, for lack" in found.output
+    assert f"altered copies were not searched for among {count} images of {count}, which" in found.output

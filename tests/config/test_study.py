@@ -86,7 +86,7 @@ def test_an_arm_that_names_an_encoder_is_run_with_that_one_only():
 @pytest.mark.parametrize("encoders", [["resnet18"], []])
 def test_an_arm_with_an_encoder_that_the_study_does_not_have_is_told(encoders):
     words = {"encoders": encoders} if encoders else {}
-    with pytest.raises(SettingsError, match="arms name encoder 'vit', expected one of encoders"):
+    with pytest.raises(SettingsError, match="an arm has encoder 'vit', expected one of encoders"):
         cells(arms=[{"encoder": "vit"}], **words)
 
 

@@ -81,7 +81,9 @@ ONE = torch.ones(1)
 
 def test_rules_that_name_no_tensor_are_refused():
     family = family_of_rules("dynunet", {}, {r"conv\.(.+)": r"stages.\1"})
-    with pytest.raises(TransferError, match=r"no rule fits a whole name in the file, such as 'net\.conv\.w'"):
+    with pytest.raises(
+        TransferError, match=r"no rule matches a complete name in the file, such as 'net\.conv\.w'"
+    ):
         recognise({"net.conv.w": ONE}, [family])
 
 

@@ -199,7 +199,7 @@ def test_channels_on_different_grids_are_refused(tmp_path):
         (
             ["t1c"],
             UsageError,
-            r"^channels: expected words such as t1\+post or flair, got 't1c'; known: t1, t2",
+            r"^channels: expected series tokens such as t1\+post or flair, got 't1c'; known: t1, t2",
         ),
         (["t1", "t1"], UsageError, r"^channels: expected different channels, got t1, t1$"),
         (

@@ -12,7 +12,7 @@ from medmim.stages.store_listing import list_runs
 def test_deleted_runs_are_gone_and_their_files_removed(stored):
     home, _, tuned, control = stored
     (home / "checkpoints" / control).mkdir(parents=True, exist_ok=True)
-    with pytest.raises(RunError, match="made the registered model scans-segment:1"):
+    with pytest.raises(RunError, match="produced the registered model scans-segment:1 and cannot"):
         delete_runs([control, tuned], home=home)
     assert len(list_runs(home)) == 3
     with pytest.raises(RunError, match="fits 3"):

@@ -225,7 +225,7 @@ def test_what_a_division_cannot_tell_is_said(tmp_path, home):
     said = []
     result = finetune(settings(with_rows(tmp_path, change), "classify", dims=2), home=home, log=said.append)
     assert "no validation patient has a class" in said[0]
-    assert said[1].endswith("test image shows a class that no training image shows: it is never found")
+    assert said[1].endswith("test image has a class that no training image has: it cannot be predicted")
     assert result.metrics["test/macro_f1"] == 0
 
 
@@ -248,7 +248,7 @@ def test_pixels_that_pass_for_millimetres_are_named(tmp_path, home):
     for task, count in (("segment", 1), ("classify", 0)):
         said = []
         finetune(settings(data, task, dims=2), home=home, log=said.append)
-        assert sum("count a pixel as 1 mm" in line for line in said) == count
+        assert sum("scores assume 1 mm" in line for line in said) == count
 
 
 def test_regions_are_trained_scored_and_compared(tiny_dataset, home):

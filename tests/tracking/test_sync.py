@@ -205,17 +205,17 @@ def test_duplicate_copies_are_merged(server, store):
         (
             "401",
             "",
-            r"asks for a user after 0 of 1 run; .*: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_P",
+            r"requires a user name after 0 of 1 run; .*: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_P",
         ),
         (
             "401",
             "ada",
-            r"refused the user and password after 0 of 1 run; .*: correct MLFLOW_TRACKING_USERNAME",
+            r"rejected the user name and password after 0 of 1 run; .*: correct MLFLOW_TRACKING_USERNAME",
         ),
         (
             "403",
             "ada",
-            r"does not let this user write after 0 of 1 run; .*: ask its administrator for the per",
+            r"does not allow this user to write after 0 of 1 run; .*: ask its administrator for the per",
         ),
         (
             "host",
@@ -250,7 +250,7 @@ def test_a_refused_file_is_reported_as_a_refused_run(server, store):
     recorder = begin(store)
     work(recorder)
     refused = server.failing(lambda number: "403" if "mlflow-artifacts" in server.last else None)
-    with refused, pytest.raises(RunError, match="does not let this user write after 0 of 1 run;"):
+    with refused, pytest.raises(RunError, match="does not allow this user to write after 0 of 1 run;"):
         sync(store, server.uri)
     sync(store, server.uri)
     assert_equal(server, store, recorder.run_id)

@@ -45,11 +45,11 @@ def group_channels(
     A visit is the volumes with the same subject and study. Each channel must match exactly one of them.
 
     Args:
-        wanted: one channel each: words of the manifest's `tokens` joined by +, such as `t1+post`.
+        wanted: one channel each: entries of the manifest's `tokens` joined by +, such as `t1+post`.
         incomplete: visits that lack some of the channels are cases too.
 
     Raises:
-        UsageError: for an unknown word, or two channels with the same words.
+        UsageError: for an unknown token, or two channels with the same tokens.
     """
     tokens = [_tokens(one) for one in wanted]
     if len(set(tokens)) < len(tokens):
@@ -80,7 +80,7 @@ def unmatched_channels(visit: Sequence[VolumeRecord], wanted: Sequence[str]) -> 
     """Return which channels do not match exactly one volume of a visit, such as `no flair (of t1, t2)`."""
     counts = {one: sum(_tokens(one) <= set(volume.tokens) for volume in visit) for one in wanted}
     wrong = ", ".join(f"{count or 'no'} {one}" for one, count in counts.items() if count != 1)
-    words = sorted("+".join(volume.tokens) or "a volume without a known word" for volume in visit)
+    words = sorted("+".join(volume.tokens) or "volume without series tokens" for volume in visit)
     return f"{wrong or 'one volume for several channels'} (of {', '.join(words)})"
 
 
@@ -88,7 +88,7 @@ def select_channels(dataset: Dataset, wanted: Sequence[str], log: Callable[[str]
     """Return a dataset of cases with these channels; log the number of visits without them.
 
     Raises:
-        UsageError: for unknown words.
+        UsageError: for unknown tokens.
         DataError: if no visit has all channels.
     """
     if not wanted:
@@ -136,7 +136,7 @@ def _tokens(channel: str) -> frozenset[str]:
     unknown = [word for word in words if word not in VOCABULARY]
     if unknown:
         raise UsageError(
-            f"channels: expected words such as t1+post or flair, got '{channel}'; known: "
+            f"channels: expected series tokens such as t1+post or flair, got '{channel}'; known: "
             f"{', '.join(VOCABULARY)}"
         )
     return frozenset(words)

@@ -23,7 +23,7 @@ CONTAMINATED = "contaminated"
 EXACT_ONLY = "no test patient found (exact voxels and keys; look-alikes not compared)"
 POSSIBLE = "possible (look-alike keys or voxels)"
 UNKNOWN = "unknown"
-_FORMER = {"clean": NONE_FOUND}  # word of certificates of earlier versions
+_FORMER = {"clean": NONE_FOUND}  # verdict in certificates of earlier versions
 _METADATA = "medmim.seen_patients"
 _PATIENTS = "patients.json"
 _PIXELS = "pixels.json"
@@ -135,7 +135,7 @@ class Certificate:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a user should know: test patients that a stage saw, or that this is unknown."""
+        """Warnings for the user: test patients that a stage saw, or that this is unknown."""
         found = []
         for stage, overlap in self.overlaps.items():
             if overlap is None:
@@ -158,8 +158,8 @@ class Certificate:
                 )
         if self.verdict == EXACT_ONLY:
             found.append(
-                "altered copies of test images were not looked for, for lack of perceptual hashes: data or "
-                "weights were made before 0.2.0, or the images are tiny; ingest and train again"
+                "altered copies of test images were not searched for, because perceptual hashes are missing: "
+                "data or weights were made before 0.2.0, or the images are tiny; ingest and train again"
             )
         return tuple(found)
 

@@ -1,4 +1,4 @@
-"""Signs that two patients are one person: equal or similar voxels, and identifiers that look alike."""
+"""Signs that two patients are the same person: equal or similar voxels, and identifiers that look alike."""
 
 from __future__ import annotations
 

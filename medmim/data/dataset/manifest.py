@@ -226,7 +226,7 @@ def write_dataset(
 
 
 def fate_counts(rows: Sequence[LedgerRow]) -> dict[str, int]:
-    """Return the number of files, and of each fate, as `dataset.json` has them."""
+    """Return the number of files, and of those with each outcome, as in `dataset.json`."""
     fates = Counter(row.fate for row in rows)
     return {"files_seen": len(rows)} | {f"files_{fate}": fates[fate] for fate in get_args(Fate)}
 

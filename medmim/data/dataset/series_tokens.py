@@ -44,7 +44,7 @@ _HEADS = re.compile(r"(t1|t2|flair|dwi|adc)(?=\D)(.+)")
 
 
 def tokens_of(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return the tokens found in `texts`, in vocabulary order; drop all other words."""
+    """Return the tokens found in `texts`, in vocabulary order; drop all others."""
     found: set[str] = set()
     for word in re.findall(r"[a-z0-9]+", " ".join(texts).lower().replace("t2*", "t2star")):
         parts = [word]

@@ -100,7 +100,7 @@ def _copies(
 ) -> tuple[list[tuple[VolumeRecord, VolumeRecord]], list[str]]:
     """Return pairs of images of two datasets that may be altered copies, and warnings."""
     if len(volumes) > MAX_IMAGES:
-        return [], [f"altered copies in other datasets were not looked for: more than {MAX_IMAGES} volumes"]
+        return [], [f"altered copies in other datasets were not searched for: more than {MAX_IMAGES} volumes"]
     groups: dict[int, list[VolumeRecord]] = {}
     for volume in volumes:
         groups.setdefault(place[volume.id], []).append(volume)
@@ -110,8 +110,8 @@ def _copies(
     )
     if missing := sum(volume.perceptual_hash is None for volume in volumes):
         warnings.append(
-            f"altered copies in other datasets were not looked for among {counted(missing, 'volume')}, for "
-            "lack of a perceptual hash: very small, or ingested before 0.2.0"
+            f"altered copies in other datasets were not searched for among {counted(missing, 'volume')} "
+            "without a perceptual hash: very small, or ingested before 0.2.0"
         )
     for alike in find_look_alike_patients(volumes):
         warnings.append(

@@ -1,1 +1,1 @@
-"""DICOM: headers, pixel data, slices to volumes, labels in, segmentations out."""
+"""DICOM: headers, pixel data, conversion of slices to volumes, labels, and written segmentations."""

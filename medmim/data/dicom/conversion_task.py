@@ -64,7 +64,7 @@ class ConversionTask(BaseModel):
 
 
 class ConversionResult(BaseModel):
-    """A written volume, or the reason of its refusal; `measured` holds the numbers that show either.
+    """A written volume, or the reason of its refusal; `measured` contains the numbers that show either.
 
     `label_like`: the values are background and a few classes.
     """

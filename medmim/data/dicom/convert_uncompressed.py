@@ -26,7 +26,7 @@ def convert_uncompressed(task: ConversionTask) -> ConversionResult:
     """Read the uncompressed slices of one stack, check the volume and write it; runs in a sandbox.
 
     Slices must be the files that were scanned and lie on the grid of the stack by their own headers. Values
-    that use more bits than the header says go through the decoders of `convert_with_decoder`.
+    that use more bits than the header states go through the decoders of `convert_with_decoder`.
     """
     try:
         deviation = deviation_mm(task)

@@ -67,8 +67,10 @@ class Reader:
             top, left = row * size[0], column * size[1]
             pixels = pixels[top : top + size[0], left : left + size[1]]
         if pixels.shape != tuple(size):
+            expected, got = ("×".join(map(str, shape)) for shape in (size, pixels.shape))
             raise DataError(
-                "slice of another size than its header says; export it again", reason="mixed_shape"
+                f"slice: expected {expected} pixels as in its header, got {got}; export it again",
+                reason="mixed_shape",
             )
         return pixels, slack
 

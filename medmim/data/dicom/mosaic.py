@@ -50,7 +50,7 @@ def siemens_headers(dataset: pydicom.Dataset) -> list[Header]:
     count, normal = _count_and_normal(dataset)
     step = whole.slice_step
     if not (count and step and whole.spacing and whole.orientation and whole.position):
-        raise ValueError("a mosaic without the position of its tiles")
+        raise ValueError("mosaic without the position of its tiles")
     across = math.isqrt(count - 1) + 1
     rows, columns = _tile_size(whole, count, across, across)
     axes = np.asarray(whole.orientation, np.float64).reshape(2, 3)
@@ -82,7 +82,7 @@ def united_imaging_headers(dataset: pydicom.Dataset) -> list[Header]:
         step = whole.slice_step * geometry.slice_normal(whole.orientation)
         positions = [(np.asarray(whole.position) + tile * step).tolist() for tile in range(count)]
     if len(positions) != count:
-        raise ValueError("a grid without the position of its tiles")
+        raise ValueError("grid without the position of its tiles")
     return _tile_headers(whole, (rows, columns), positions)
 
 
@@ -93,7 +93,7 @@ def _tile_size(whole: Header, count: int, down: int, across: int) -> tuple[int, 
         ValueError: if the image does not divide into the tiles.
     """
     if not 1 <= count <= _MAX_TILES or whole.rows % down or whole.columns % across:
-        raise ValueError("an image that does not divide into tiles")
+        raise ValueError("image does not divide into tiles")
     return whole.rows // down, whole.columns // across
 
 

@@ -49,7 +49,7 @@ def frame_headers(dataset: pydicom.Dataset) -> list[Header]:
     if not per_frame and "DetectorInformationSequence" in dataset:
         return _tomographic(dataset, whole, count)
     if not per_frame or len(per_frame) != count:
-        raise ValueError("another number of functional groups than frames")
+        raise ValueError("the numbers of frames and functional groups differ")
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
     return [_frame(whole, index, _Groups(own, shared)) for index, own in enumerate(per_frame)]
 

@@ -1,4 +1,4 @@
-"""The pixel data of a file: where they begin, whether some are missing, and whether they look compressed."""
+"""The pixel data of a file: its offset, whether some of it is missing, and whether it looks compressed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PixelDataElement(NamedTuple):
 
     @property
     def looks_compressed(self) -> bool:
-        """Whether the content begins like a compressed image, whatever the transfer syntax says."""
+        """Whether the content begins like a compressed image, whatever the transfer syntax states."""
         rle_segments, first_offset = struct.unpack("<II", self.head[:8].ljust(8, b"\0"))
         return self.head.startswith(_COMPRESSED_STARTS) or (1 <= rle_segments <= 15 and first_offset == 64)
 

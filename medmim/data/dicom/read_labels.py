@@ -192,7 +192,7 @@ def _marked(frame: _Frame, numbers: Mapping[str, int]) -> Iterator[tuple[int, Bo
 def _frames(dataset: pydicom.Dataset) -> list[_Frame]:
     size = int(dataset.NumberOfFrames) * int(dataset.Rows) * int(dataset.Columns)
     if size > _MAX_BYTES:
-        raise DataError("segmentation of more than 2 GiB: expected less; crop it", reason="too_large")
+        raise DataError("segmentation: expected at most 2 GiB, got more; crop it", reason="too_large")
     pixels = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
     kind = str(dataset.get("SegmentationType", "BINARY"))
     if kind == "FRACTIONAL":

@@ -1,4 +1,4 @@
-"""From stored numbers to values: rescale slope and intercept (Hounsfield units), and tables of the header."""
+"""Conversion of stored values to physical values: rescale slope and intercept, and lookup tables."""
 
 from __future__ import annotations
 

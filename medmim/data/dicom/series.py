@@ -240,7 +240,7 @@ def _difference(stray: Header, main: Header) -> str:
 
 
 def _flags(family: Sequence[Slice], families: Sequence[Sequence[Slice]]) -> dict[str, str]:
-    """Return what a user should know about these slices."""
+    """Return the warnings for the user about these slices."""
     flags: dict[str, str] = {}
     first = family[0].header
     alike = [one[0].header for one in families if one[0].header.image_type == first.image_type]

@@ -82,7 +82,10 @@ def _contours(
             points = np.array([float(value) for value in one.ContourData], np.float64).reshape(-1, 3)
             total += len(points)
             if total > _MAX_POINTS:
-                raise DataError("structure set has too many points: expected fewer", reason="too_large")
+                raise DataError(
+                    f"structure set: expected at most {_MAX_POINTS} points, got more; export fewer",
+                    reason="too_large",
+                )
             if len(points) > 2:
                 contours.append(points * _LPS_TO_RAS)
         yield numbers[str(int(roi.ReferencedROINumber))], contours

@@ -1,4 +1,4 @@
-"""Annotation files: COCO, VIA, LabelMe, JSON lines, YOLO, Pascal VOC, CVAT and tables, read by the entry.
+"""Annotation files: COCO, VIA, LabelMe, JSON lines, YOLO, Pascal VOC, CVAT and tables, read entry by entry.
 
 Every reader runs in a sandbox. Encoding, line ends and delimiter are detected. An entry that cannot be used
 is counted in `faults` by its reason; the others are kept. Class names are kept only if they are plain words;

@@ -47,7 +47,7 @@ Row = Mapping[str, str]
 
 
 def read_table(text: str, _: Path) -> AnnotationFile:
-    """Read a table with a header row; the names of the columns tell its kind.
+    """Read a table with a header row; the names of the columns determine its kind.
 
     Findings in millimetres have seriesuid, coordX, coordY, coordZ and diameter_mm or three sizes. Boxes have
     an image and two corners, or a corner and a size; rows without numbers are images without findings. Class
@@ -182,7 +182,7 @@ def _read_boxes(
             )
             if corners in _SIZES:
                 second = [start + size for start, size in zip(first, second, strict=True)]
-            # a column of 0 and 1 tells whether there is a finding, not which
+            # a column of 0 and 1 states whether there is a finding, not which
             name = "" if target is None or row[target] in ("0", "1") else _class_name(row, target)
             one.marks.append(Annotation(name=name, box=corner_box(first, second)))
         except EntryError as error:

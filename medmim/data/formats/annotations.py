@@ -38,7 +38,7 @@ class Annotation(BaseModel):
 
     `unit` of the coordinates: voxels, where voxel i spans from i to i + 1; fractions of the picture's size
     (`share`); or mm in LPS, as in DICOM and ITK. `size`: columns and rows of the picture if the file gives
-    them. `runs` hold a mask of this size, as `mask_from_runs` reads it.
+    them. `runs` encode a mask of this size, as `mask_from_runs` reads it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -114,7 +114,7 @@ def as_mask(
 
 
 def _check_colours(picture: PIL.Image.Image, pixels: Shaped[np.ndarray, "rows columns"]) -> None:
-    """Refuse a label whose classes are colours that cannot be told apart as greys."""
+    """Refuse a label whose classes are colours that have the same grey value."""
     colours = len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0))
     if colours > len(np.unique(pixels)):
         raise DataError(

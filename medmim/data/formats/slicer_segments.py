@@ -43,7 +43,7 @@ def number_slicer_segments(path: str, numbers: Mapping[str, int], target: str) -
 
 
 def _segments(metadata: Mapping[str, str]) -> list[tuple[int, int, str]]:
-    """Return label value, layer and name of each segment; names that are no plain words become numbers."""
+    """Return label value, layer and name of each segment; names other than plain words become numbers."""
     found = []
     for place in range(len(metadata)):
         name = metadata.get(f"Segment{place}_Name", "").strip()

@@ -1,4 +1,4 @@
-"""Volumes written to the dataset as NIfTI with a header that carries no text, and their manifest entries."""
+"""Volumes written to the dataset as NIfTI without text in the header, and their manifest entries."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_volume(image: Image, target: Path) -> dict[str, Any]:
 def encode_image(image: Image) -> bytes:
     """Return the volume as a .nii.gz file; equal images give equal bytes.
 
-    Booleans become uint8, wide integers the smallest type that holds them, wide floats float32.
+    Booleans become uint8, wide integers the smallest type that represents them, wide floats float32.
 
     Raises:
         DataError: with reason not_scalar for other voxel types.

@@ -23,7 +23,7 @@ def unpack_archives(
     *,
     scan: Scan,
 ) -> tuple[dict[int, ScannedFile], dict[int, Path]]:
-    """Unpack archives and scan their members; record the fate of archives and of unusable members.
+    """Unpack archives and scan their members; record the outcome of archives and of unusable members.
 
     Returns:
         `scanned` and `paths` with archives replaced by their members under new numbers. The path of a member
@@ -73,7 +73,7 @@ def _unique_names(members: Sequence[Mapping[str, str]]) -> list[PurePosixPath]:
 
 
 def _is_usable(context: IngestContext, number: int, one: ScannedFile) -> bool:
-    """Record the fate of a damaged member or a nested archive; only one level is unpacked."""
+    """Record the outcome of a damaged member or a nested archive; only one level is unpacked."""
     if one.reason == ARCHIVE:
         context.ledger.record([number], "skipped", "archive_in_archive")
     elif one.fate == "quarantined":

@@ -21,7 +21,7 @@ class LayoutCase:
         study: the visit; images of one visit can be channels of one case.
         group: what must stay in one split.
         modality: DICOM's code.
-        tokens: words about the contrast.
+        tokens: series tokens, such as t1 and post.
         parts: further files with voxels of the image.
         target: class of the whole image.
         targets: value of each class, where classes do not exclude each other.
@@ -72,7 +72,7 @@ class DatasetLayout:
         modality: modality of the images in `arrays`.
         boxes_from_labels: whether connected components of labels become boxes.
         label_like: number of files that look like labels but are not used.
-        anonymous: whether every image counts as a patient for lack of information.
+        anonymous: whether every image counts as a patient because no patient is known.
         task: word of the descriptor that begins the names of all images, such as hippocampus, or "".
         regions: label values of each region that a `dataset.json` declares.
     """

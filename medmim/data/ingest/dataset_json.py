@@ -1,4 +1,4 @@
-"""The `dataset.json` that a dataset brings along: modality and names of labels and channels."""
+"""The `dataset.json` shipped with a dataset: modality and names of labels and channels."""
 
 from __future__ import annotations
 

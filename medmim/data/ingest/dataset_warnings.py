@@ -147,13 +147,13 @@ _TEXTS = {
     "labels={{NAME: [VALUE]}} of medmim finetune segment, or renumber the labels",
     "coloured_labels": "labels are coloured pictures, and their classes are the grey values of the colours: "
     "{listed}; name them, as in --label-name {example}=NAME",
-    "colours_of_one_code": "one label value has several colours in coloured label pictures: {listed}; "
-    "each value becomes one class, whatever its colour; if the colours are the classes, save labels with one "
+    "colours_of_one_code": "one label value stands for several colours in coloured label pictures: {listed}; "
+    "each value becomes one class regardless of colour; if the colours are the classes, save labels with one "
     "number for each class",
-    "images_without_perceptual_hash": "altered copies were not looked for among {missing:image} of {images}, "
-    "for lack of a perceptual hash: very small, or ingested before 0.2.0; ingest those again",
+    "images_without_perceptual_hash": "altered copies were not searched for among {missing:image} of "
+    "{images}, which have no perceptual hash: very small, or ingested before 0.2.0; ingest the latter again",
     "background_is_a_class": "label {code} is named background, but 0 is the background in every label: "
-    "{code} becomes a class, and what 0 means is not trained; renumber the labels",
+    "{code} becomes a class, and the structure of value 0 is not trained; renumber the labels",
     "declared_regions": "dataset.json declares overlapping regions: the labels keep their values, and each "
     "value is a class; to train the regions, pass --set 'regions={{{regions}}}' to medmim finetune segment",
     "segments_overlap": "segments overlap in {files:file} of 3D Slicer: {voxels:voxel has|voxels have} the "
@@ -162,37 +162,37 @@ _TEXTS = {
     "none has both: they become two classes; if both mean the same, train with --set "
     "labels={{mask: [1, 255]}}",
     "no_label_used": "no label is used, although {files:file looks|files look} like labels: see the "
-    "ledger for the reasons, or name them with --role 'GLOB=label'",
+    "ledger for the reasons, or assign them with --role 'GLOB=label'",
     "annotations_not_used": "not used: {files:annotation file}, damaged, of an unknown kind or "
     "naming no image of this source; see the ledger",
     "contrast_without_label": "no label for {images:image} of {patients:patient}, although another "
-    "image of each of these patients has one: if the labels hold for both, describe the layout in a YAML "
+    "image of each of these patients has one: if the labels apply to both, describe the layout in a YAML "
     "file and pass it to --as",
     "every_image_is_a_patient": "no patient information: each image ({images}) counts as a patient, "
     "so images of one patient may be in train and test; pass --subject-pattern or --subjects",
-    "patients_by_two_rules": "the words of paths name the patients of {images:image} and PatientID "
-    "those of {dicom}: a patient with both counts as two; name patients with --subjects or --subject-pattern",
+    "patients_by_two_rules": "the patients of {images:image} come from paths and those of {dicom} from "
+    "PatientID: a patient with both counts as two; assign patients with --subjects or --subject-pattern",
     "boxes_of_another_size": "not used: {boxes:box|boxes} of pictures of another size, according to their "
     "annotation files; scale them to the pictures of the source",
     "no_patient_id": "no PatientID in {files:file}: each study counts as a patient; pass "
     "--subject-pattern or --subjects",
     "patients_contradict": "{patients:patient has|patients have} several names ({names}), birth dates "
     "({birth_dates}) or sexes ({sexes}) in their DICOM headers: read as {patients:patient} by PatientID "
-    "or --subjects, but they may be {people:person|people} or more; name those with --subjects or "
+    "or --subjects, but they may be {people:person|people} or more; separate them with --subjects or "
     "--subject-pattern",
     "patients_of_several_sites": "{patients:PatientID is|PatientIDs are} in folders of several sites: each "
-    "counts as one patient; if they are different people, name them with --subjects or --subject-pattern",
+    "counts as one patient; if they are different people, separate them with --subjects or --subject-pattern",
     "split_made": "the dataset has no {split} split: {patients} of its {train:training patient} now form "
     "it; pass --splits to choose them",
     "patients_in_two_sources": "same PatientID in this source and another: {patients:patient}, "
     "each counted as one person; if they are not, pass --separate-patients",
     "patients_look_alike": "identifiers of {patients:patient} differ from another only in case, "
     "punctuation or leading zeros, as pat-7 and PAT-07, and {divided:group} of them in several splits: "
-    "if they are the same people, name them with --subjects or --subject-pattern",
+    "if they are the same people, merge them with --subjects or --subject-pattern",
     "similar_images_under_two_subjects": "{images:image} of different patients are similar in "
     "{pairs:pair}, {divided} of them in two splits, so they may be copies (rescaled, cropped, mirrored, "
     "compressed): look at the volumes that --json lists; name one patient for both with --subjects",
-    "similar_images_not_compared": "altered copies of images were not looked for: {images} images, the "
+    "similar_images_not_compared": "altered copies of images were not searched for: {images} images, the "
     "limit is {limit}",
 }
 

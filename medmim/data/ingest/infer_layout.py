@@ -48,7 +48,7 @@ class CaseInference:
         other: reason to skip each of the other volumes and pictures.
         label_names: classes of datasets with one label file for each class.
         label_like: number of files that look like labels but are not used.
-        anonymous: whether every image counts as a patient for lack of information.
+        anonymous: whether every image counts as a patient because none is known.
     """
 
     cases: tuple[LayoutCase, ...]
@@ -106,7 +106,7 @@ def infer_cases(
 def _subjects(
     images: Sequence[Candidate], candidates: Sequence[Candidate], rules: InferenceRules
 ) -> tuple[dict[Path, str], bool]:
-    """Return the patient of each image, and whether every image counts as one for lack of information."""
+    """Return the patient of each image, and whether every image counts as one because none is known."""
     if rules.subjects:
         named = rules.subjects.subjects([one.words.relative for one in images])
         return {one.path: named[one.words.relative] for one in images}, False

@@ -1,7 +1,7 @@
 """Roles of volumes and pictures in an undescribed layout: images, their labels, and files to skip.
 
-A file is a label if its name or folder says so, or if it holds few small whole numbers on the grid of an
-image with a matching name. If both readings remain possible, `AmbiguousLayoutError` shows them.
+A file is a label if its name or folder indicates it, or if it contains few different small integers on the
+grid of an image with a matching name. If both readings remain possible, `AmbiguousLayoutError` shows them.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Candidate:
 
     @property
     def label_like(self) -> bool:
-        """Whether it holds background and a few classes."""
+        """Whether it contains background and a few classes."""
         return self.facts is not None and self.facts.label_like
 
     @property
     def few_values(self) -> bool:
-        """Whether it holds a few whole numbers, with or without background."""
+        """Whether it contains a few different integers, with or without background."""
         return self.facts is not None and bool(self.facts.classes)
 
 
@@ -156,15 +156,15 @@ def _decide_by_values(candidates: Sequence[Candidate], unnamed: set[int], *, exp
         scan_like = [one for one in members if not one.few_values]
         if labels and not scan_like and not any(one.label_like for one in labels):
             raise AmbiguousLayoutError(
-                f"{counted(len(labels), 'file')} with few whole numbers, none of them 0, on the grid of "
+                f"{counted(len(labels), 'file')} with few different integers, none of them 0, on the grid of "
                 "another image are labels without background",
                 "they are images of few grey values",
                 role_remedy(),
             )
         if labels and len(labels) >= len(scan_like) and scan_like:
             raise AmbiguousLayoutError(
-                f"{len(labels)} of {len(members)} files with similar names are labels, because they hold few "
-                "small whole numbers on the grid of another image",
+                f"{len(labels)} of {len(members)} files with similar names are labels, because they contain "
+                "few different small integers on the grid of another image",
                 f"all {len(members)} are images",
                 role_remedy(),
             )
@@ -173,7 +173,7 @@ def _decide_by_values(candidates: Sequence[Candidate], unnamed: set[int], *, exp
         lonely = [one for one in members if one.role == "image" and one.label_like]
         if expects_labels and (len(lonely) > 1 or 0 < len(candidates) <= 2 * len(lonely)):
             raise AmbiguousLayoutError(
-                f"labels without images: {counted(len(lonely), 'file')} with few small whole numbers",
+                f"labels without images: {counted(len(lonely), 'file')} with few different small integers",
                 "they are images of few grey values",
                 role_remedy(),
             )
@@ -197,7 +197,7 @@ def _refuse_lost_labels(candidates: Sequence[Candidate], other: Mapping[Path, st
     if scans and len(labels) > 1 and all(other.get(one.path) == "label_without_image" for one in labels):
         raise AmbiguousLayoutError(
             f"{len(labels)} files named like labels belong to none of the images",
-            "they are images too, or belong to images by a rule that their names do not show",
+            "they are images too, or belong to images by a rule that is not visible in their names",
             role_remedy() + "\nname: mine\nlayout:\n  image: ['images/(?P<subject>[^/]+)\\.nii\\.gz']\n"
             '  label: "labels/{subject}_seg.nii.gz"',
         )

@@ -31,7 +31,7 @@ _DATE = re.compile(r"(19|20)\d{6}|\d{4}[-_.]\d{2}[-_.]\d{2}|\d{2}[-_.]\d{2}[-_.]
 def infer_subjects(
     images: Sequence[Candidate], everything: Sequence[Candidate]
 ) -> tuple[dict[Path, str], bool]:
-    """Return the patient of each image, and whether every image counts as a patient for lack of information.
+    """Return the patient of each image, and whether every image counts as a patient because none is known.
 
     Args:
         everything: images and labels, which show which folders repeat the same set of files.
@@ -228,7 +228,7 @@ def _kind_of_names(names: Sequence[str]) -> FolderKind | None:
 def _kind_of_single_sets(
     members: Mapping[tuple[str, ...], Sequence[Candidate]], *, digits: bool
 ) -> FolderKind:
-    """Return the kind of folders that hold every kind of file once."""
+    """Return the kind of folders that contain every kind of file once."""
     several = any(sum(one.role != "label" for one in found) > 1 for found in members.values())
     signatures = Counter(frozenset(map(_slot, found)) for found in members.values())
     alike = signatures.most_common(1)[0][1] > 1
@@ -243,7 +243,7 @@ def _slot(one: Candidate) -> tuple[object, ...]:
 def _repeats(
     unit: tuple[str, ...], found: Sequence[Candidate]
 ) -> Literal["once", "visits", "patients", "digits"]:
-    """Return whether a folder has several files of one kind, and what tells them apart."""
+    """Return whether a folder has several files of one kind, and what distinguishes them."""
     slots: dict[tuple[object, ...], list[Candidate]] = defaultdict(list)
     for one in [one for one in found if one.role == "image"] or found:
         slots[_slot(one)].append(one)

@@ -66,7 +66,7 @@ def infer_label_classes(roles: Roles, examine: Examine) -> LabelClasses:
 def _names_of(image: Candidate, labels: Sequence[Candidate]) -> dict[Path, str]:
     """Return the words of each label file that its image does not have, without numbers.
 
-    Files of equal names are told apart by the words of their folders, as in `left_mask/1.png`.
+    Files of equal names are distinguished by the words of their folders, as in `left_mask/1.png`.
     """
     own = {*image.words.key, *image.words.stem_words}
     names = {one.path: " ".join(word for word in one.words.slot_words if word not in own) for one in labels}
@@ -97,7 +97,7 @@ def _is_binary(label: Candidate) -> bool:
 
 
 def _check_separate(found: Mapping[Path, str], known: Mapping[Path, Candidate]) -> None:
-    """Require that every file of a visit marks one class that its name tells, or a part of the only class."""
+    """Require that every file of a visit marks one class in its name, or a part of the only class."""
     words = [name.split() for name in found.values()]
     sides = {"l", "r"} <= {word for one in words for word in one}
     readers = any((set(one) & _RATERS) - ({"r"} if sides else set()) for one in words)

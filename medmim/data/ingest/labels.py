@@ -70,7 +70,7 @@ def attach_labels(
     Args:
         labels: label files by number: DICOM label objects, CSV tables, and volumes named
             `<SeriesInstanceUID>.nii.gz` or like the image file.
-        masks: the labels of series that their own names do not name.
+        masks: the labels of series that are not in their own names.
     """
     given = read_label_map(context.options.label_map) if context.options.label_map else {}
     merged = merge_series_masks(context, [one for one in masks if one.path.name not in given])
@@ -122,7 +122,7 @@ def _pairs(
     objects: set[int],
     masks: Mapping[int, SeriesMask],
 ) -> list[_LabelPair]:
-    """Return the labels that may belong to each volume; record the fate of the others."""
+    """Return the labels that may belong to each volume; record the outcome of the others."""
     known = _by_name(made)
     taken: dict[str, bool] = {}
     pairs: list[_LabelPair] = []
@@ -160,7 +160,7 @@ def _attach(
     objects: Mapping[int, LabelObject],
     masks: Mapping[int, SeriesMask],
 ) -> list[IngestedVolume]:
-    """Return the volumes with the labels that fit them, merged; record the fate of every label file."""
+    """Return the volumes with the labels that fit them, merged; record the outcome of every label file."""
     fitting: dict[int, list[int]] = {}
     for pair, facts in found.items():
         if "reason" not in facts:

@@ -1,4 +1,4 @@
-"""The ledger of an ingestion: exactly one fate, with its reason, for every file of the source."""
+"""The ledger of an ingestion: exactly one outcome, with its reason, for every file of the source."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ class Ledger:
         volume: str | None = None,
         measured: Mapping[str, float] | None = None,
     ) -> None:
-        """Record the fate of files; values of `measured` that are not finite are dropped.
+        """Record the outcome of files; values of `measured` that are not finite are dropped.
 
         Raises:
-            RunError: if a file already has a fate.
+            RunError: if a file already has an outcome.
         """
         finite = {name: round(value, 6) for name, value in (measured or {}).items() if math.isfinite(value)}
         for number in numbers:
@@ -97,10 +97,10 @@ class Ledger:
         """Return one row for each file.
 
         Raises:
-            RunError: if a file has no fate.
+            RunError: if a file has no outcome.
         """
         if missing := sorted(set(self._files) - set(self._rows)):
-            raise RunError(f"file {missing[0]} has no fate: this is a bug in medmim, please report it")
+            raise RunError(f"file {missing[0]} has no outcome: this is a bug in medmim, please report it")
         return [self._rows[number] for number in sorted(self._rows)]
 
     def summary(self) -> str:

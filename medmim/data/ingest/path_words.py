@@ -111,7 +111,7 @@ def reason_beside_scans(name: str) -> str:
 
 
 def is_label_word(word: str) -> bool:
-    """Return whether a word says that a file is a label."""
+    """Return whether a word marks a file as a label."""
     return word in LABEL_WORDS or (word.endswith(_LABEL_ENDINGS) and len(word) > 4)
 
 
@@ -147,7 +147,7 @@ def role_of_words(words: Sequence[str]) -> Role | None:
 def paired_folders(folders: Collection[str]) -> dict[str, tuple[Role | None, str]]:
     """Return role and other words of sibling folders whose names differ in their role only.
 
-    Such are `trainval-image` and `trainval-mask`, whereas a folder with a label word alone may hold anything.
+    Such are `trainval-image` and `trainval-mask`, but a label word alone decides nothing.
     """
     pairs: dict[tuple[str, str], dict[str, Role]] = defaultdict(dict)
     for folder in folders:
@@ -248,7 +248,7 @@ class PathWords:
 
     @property
     def role(self) -> Role | None:
-        """Role that the path names: label words win over image folders, unknown words need a look inside."""
+        """Role in the path: label words win over image folders; None if the values have to decide."""
         if any(is_label_word(word) for word in self.stem_words) or self.folder_role == "label":
             return "label"
         named = set(self.stem_words) & IMAGE_WORDS or self.folder_role == "image" or self.contrasts

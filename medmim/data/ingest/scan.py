@@ -29,7 +29,7 @@ _MAX_FRAMES = 20_000
 
 
 class ScannedFile(BaseModel):
-    """One file: DICOM slices or a single image (`header`), a NIfTI file (`nifti`), or its fate and reason.
+    """One file: DICOM slices or a single image (`header`), a NIfTI file (`nifti`), or its outcome and reason.
 
     `frames` are the slices of a file that contains several; `header` is then the first of them. `series` and
     `instance` are set for damaged slices too, because the rest of their series is incomplete. `person` are

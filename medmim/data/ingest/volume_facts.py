@@ -1,4 +1,4 @@
-"""Facts about a volume or picture that tell images from labels: grid and values."""
+"""Properties of a volume or picture that distinguish images from labels: grid and values."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def volumes_from_nifti(
     """Ingest every image of the layout.
 
     Args:
-        seen: all files except DICOM images and label files, by number; their fates are recorded here.
+        seen: all files except DICOM images and label files, by number; their outcomes are recorded here.
     """
     readable = {paths[number] for number, one in seen.items() if is_readable(one, paths[number])}
     if context.options.layout is None and not readable:
@@ -77,7 +77,7 @@ def _collect(
     merged: Mapping[Masks, MaskLabel],
     numbers: Mapping[Path, int],
 ) -> list[IngestedVolume]:
-    """Return the volumes that were read; record the fate of their files and labels."""
+    """Return the volumes that were read; record the outcome of their files and labels."""
     made: list[IngestedVolume] = []
     outcomes = FileOutcomes()
     labels: dict[int, list[tuple[str, Mapping[str, Any] | None]]] = {}
@@ -108,7 +108,7 @@ def _record_annotations(
     known: AnnotationResult,
     numbers: Mapping[Path, int],
 ) -> None:
-    """Record the fate of annotation files and of files without a role."""
+    """Record the outcome of annotation files and of files without a role."""
     found = known.layout
     used = {path for case in found.cases for path in case.files}
     used |= {*known.used, *known.lost, *(found.arrays or ())}
@@ -140,7 +140,7 @@ def _label_outcome(
 def record_label(
     context: IngestContext, numbers: Sequence[int], volume: str, facts: Mapping[str, Any]
 ) -> None:
-    """Record the fate of the files of a label."""
+    """Record the outcome of the files of a label."""
     measured = facts.get("measured")
     if "reason" in facts:
         context.ledger.record(numbers, "quarantined", facts["reason"], volume=volume, measured=measured)
@@ -161,7 +161,7 @@ class _VolumeTask:
 def _record_shared_label(
     context: IngestContext, number: int, tried: Iterable[tuple[str, Mapping[str, Any] | None]]
 ) -> None:
-    """Record the fate of a label that several images share: accepted if it fits any of them."""
+    """Record the outcome of a label that several images share: accepted if it fits any of them."""
     known = [(volume, facts) for volume, facts in tried if facts is not None]
     if not known:
         context.ledger.record([number], "quarantined", "label_without_image")

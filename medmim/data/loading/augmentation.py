@@ -96,7 +96,7 @@ def load_augmentation(word: str) -> Augmentation:
             changes), or module:callable.
 
     Raises:
-        UsageError: for another word, or a file with other fields.
+        UsageError: for another name, or a file with other fields.
     """
     if word in PRESETS:
         return PRESETS[word]

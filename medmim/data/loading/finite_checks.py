@@ -1,7 +1,7 @@
 """Checks for volumes with NaN or infinite values.
 
-Ingestion rejects them, but a dataset folder may change afterwards. Training patches are not checked here: the
-guard of training handles losses that are not finite.
+Ingestion rejects them, but a dataset folder may change afterwards. Training patches are not checked here:
+`training/nonfinite.py` handles losses that are not finite.
 """
 
 from __future__ import annotations

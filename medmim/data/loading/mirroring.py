@@ -31,7 +31,7 @@ _RIGHT = (
     "destra direito direita dexter dextra dextrum"
 )
 _FULL_WORDS = {*_LEFT.split(), *_RIGHT.split()}
-# these state a side only in pairs
+# these name a side only in pairs
 _SHORT_LEFT, _SHORT_RIGHT = "l lh lt lft li g izq sx sin", "r rh rt rgt re d der dx dex dext"
 _SIDES = {
     **dict.fromkeys(f"{_LEFT} {_SHORT_LEFT}".split(), "left"),
@@ -72,7 +72,7 @@ def choose_mirroring(
         volumes: training volumes, for the positions of their boxes.
 
     Raises:
-        UsageError: for other words.
+        UsageError: for other names.
     """
     words = [word.strip().lower().replace("_", "-") for word in wanted]
     if words == ["none"]:
@@ -91,11 +91,11 @@ def choose_mirroring(
 
 
 def sided_names(names: Iterable[str]) -> str:
-    """Return which class names state a side, such as `kidney_left`, `Left-Hippocampus` or `ctx-lh-…`."""
+    """Return which class names contain a side, such as `kidney_left`, `Left-Hippocampus` or `ctx-lh-…`."""
     split = {name: _words(name) for name in names}
     stated = [name for name, words in split.items() if _FULL_WORDS & set(words)]
     if stated:
-        return f"class '{stated[0]}' states a side"
+        return f"class '{stated[0]}' names a side"
     plain = {name: tuple(_SIDES.get(word, word) for word in words) for name, words in split.items()}
     for name, words in plain.items():
         swapped = tuple("right" if word == "left" else word for word in words)

@@ -244,7 +244,7 @@ def _given_spacing(spacing_mm: Sequence[float]) -> tuple[float, float, float] | 
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What a recipe needs to know of the training images.
+    """Properties of the training images that a recipe depends on.
 
     Attributes:
         images: number of images.

@@ -1,6 +1,6 @@
 """The fork server: a fresh interpreter that imports the parsers once and forks the worker processes.
 
-The server parses nothing and receives nothing of the scans. Workers start in milliseconds, because they
+The server parses no file and receives no data of the scans. Workers start in milliseconds, because they
 inherit the imported modules, and they inherit nothing from the memory of the command.
 """
 

@@ -1,4 +1,4 @@
-"""Child processes with limits, in which untrusted files are parsed: a bad file affects only itself.
+"""Child processes with limits, in which untrusted files are parsed: a malformed file affects no other.
 
 Workers have limits on memory, CPU time and wall time. Tasks and answers travel as JSON, so nothing from a
 worker is unpickled. A worker that crashes, hangs or runs out of memory is replaced, and its task is answered

@@ -77,7 +77,7 @@ def _as_images(rows: Tensor) -> Tensor:
 
 
 def _autocast(values: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Cast as autocast does for a convolution; it does not know our autograd functions."""
+    """Cast as autocast does for a convolution; which does not cover our autograd functions."""
     kind = values.device.type
     if not torch.is_autocast_enabled(kind) or values.dtype == torch.float64:
         return values, weight, bias

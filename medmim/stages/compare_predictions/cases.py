@@ -68,7 +68,7 @@ class ScoredPredictions:
 
     Attributes:
         rows: of each set, in the order of the sets; the metric that is tested is named in each row.
-        described: title → key of rows, of metrics that are shown besides; means over patients.
+        described: title → key of rows, of metrics that are also shown; means over patients.
         notes: rules that were applied, and files that were not used.
         tables: further tables of the report, by heading.
     """
@@ -137,9 +137,9 @@ def _without_role(name: str) -> str:
 
 
 def patients(names: Sequence[str], rule: SubjectRule) -> tuple[dict[str, str], str]:
-    """Return the digest of each case's patient, and the note on how patients were told apart."""
+    """Return the digest of each case's patient, and the note on how patients were distinguished."""
     if not rule:
-        note = "every file is taken for a patient of its own; --subject-pattern or --subjects groups them"
+        note = "every file counts as a separate patient; group them with --subject-pattern or --subjects"
         return {name: patient_digest(name) for name in names}, note
     found = rule.subjects(names)
     note = f"{counted(len(names), 'case')} of {counted(len(set(found.values())), 'patient')}, by your rule"

@@ -31,8 +31,8 @@ CLASS_COLUMNS = ("label", "class", GRADE)
 _KAPPA = "quadratic_kappa"
 _MOST_GRADES = 20
 _MAX_BYTES = 1 << 28
-_WHY_GRADES = "quadratic kappa is tested, as a far error costs more than a near one; accuracy is described"
-_WHY = "macro-F1 is tested, as it weights rare classes like frequent ones; accuracy is described"
+_WHY_GRADES = "quadratic kappa is tested, because it weighs an error by its distance; accuracy is described"
+_WHY = "macro-F1 is tested, because every class has equal weight; accuracy is described"
 
 
 def score_class_tables(

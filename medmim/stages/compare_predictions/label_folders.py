@@ -70,7 +70,7 @@ def read_labels(folder: Path, progress: Progress) -> tuple[LabelFolder, list[str
     if not names:
         notes.append("no dataset.json names the classes: they are compared by value")
     if any(map(is_picture, paths.values())):
-        notes.append("pictures state no spacing: distances are in pixels, volumes in 1000 pixels")
+        notes.append("pictures have no voxel spacing: distances are in pixels, volumes in 1000 pixels")
     lesions = {classes[code]: float(np.median(found)) for code, found in counts.items() if code in classes}
     return LabelFolder(paths, classes, ignored, lesions), notes
 
@@ -151,7 +151,7 @@ def _checked(
         if len(values) == 1 and len(truth.classes) == 1:  # 0 and 1 against 0 and 255
             [code] = truth.classes
             return {values[0]: code}, [
-                f"{predictions.tool}: value {values[0]} is taken for {code}, the only class"
+                f"{predictions.tool}: value {values[0]} is read as {code}, the only class"
             ]
         raise DataError(
             f"{predictions.tool}: its values {_listed(values)} do not occur in the labels "

@@ -132,7 +132,7 @@ def _score(metric: str, pair: SegmentationPair, *, wrong: bool) -> float | None:
 
 
 def _chosen(options: MapOptions, truth: LabelFolder) -> tuple[tuple[str, ...], str]:
-    """Return the metrics, the tested one first, and the note that says why."""
+    """Return the metrics, the tested one first, and the note with the reason."""
     several = [f"{name} ({count:g})" for name, count in truth.lesions.items() if count > 1]
     metrics = known_metrics(options.metrics) or (*_DEFAULT, *(_LESIONS if several else ()))
     first = SEGMENTATION_METRICS[metrics[0]]

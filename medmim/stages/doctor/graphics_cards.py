@@ -76,7 +76,7 @@ class Graphics:
 
 
 def graphics_of_this_machine() -> Graphics:
-    """Ask PyTorch and the driver."""
+    """Query PyTorch and the driver."""
     usable = torch.cuda.is_available()
     found = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())] if usable else []
     cards = tuple(Card(one.name, one.total_memory / _GB, (one.major, one.minor)) for one in found)

@@ -111,7 +111,7 @@ def annotated_cases(
         )
     unknown = sum(one.flags.get("spacing") == "unknown" for one in usable)
     if source.task.measures_mm and unknown:
-        notes.append(f"no known pixel size of {counted(unknown, 'image')}: scores count a pixel as 1 mm")
+        notes.append(f"unknown pixel size of {counted(unknown, 'image')}: scores assume 1 mm")
     return usable, notes
 
 

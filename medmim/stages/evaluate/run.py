@@ -231,7 +231,7 @@ def _certificate(source: PredictionSource, dataset: Dataset, cases: Sequence[Vol
 
 
 def _class_notes(matching: ClassMatching, rows: Sequence[Row]) -> list[str]:
-    notes = [f"no case was given the class {name}, which the data contain" for name in never_predicted(rows)]
+    notes = [f"class {name} of the data was predicted in no case" for name in never_predicted(rows)]
     for side, of_side in (("model", matching.of_model), ("data", matching.of_data)):
         left_out = [name for name, target in of_side.items() if target is None]
         if left_out:

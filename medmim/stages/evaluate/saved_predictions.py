@@ -57,7 +57,7 @@ class SavedPredictions:
         rows: table rows by volume id, for classes, numbers and boxes.
         predicted: volumes with a prediction.
         model: name of the model, where it is known.
-        channels: words of its input channels, if a case has several volumes.
+        channels: tokens of its input channels, if a case has several volumes.
     """
 
     folder: Path

@@ -65,7 +65,7 @@ def finetune(
     if run.settings.patience and not run.selects_weights:
         warnings.append(
             f"warning: patience={run.settings.patience} has no effect: with num_labelled or label_fraction, "
-            "or without validation patients, validation chooses nothing and the whole length is trained"
+            "or without validation patients, validation selects no weights and training does not stop early"
         )
     for line in [*header, *view_lines(run.origin.description, run.plan), *warnings]:
         log(line)
@@ -98,13 +98,13 @@ def _finish(
     result = RunResult(recorder.run_id, checkpoint, metrics, folder / "panel.png", scores)
     if missed := never_predicted(rows):
         log(
-            f"warning: no test case was given {counted(len(missed), 'class', 'classes')} that the labels "
-            f"contain ({', '.join(missed)}): train longer, or look at the labels with `medmim inspect`"
+            f"warning: {counted(len(missed), 'class', 'classes')} of the labels never predicted in a test "
+            f"case ({', '.join(missed)}): train longer, or check the labels with `medmim inspect`"
         )
     if run.partition.val and not _is_above_chance(run, metrics):
         recorder.tags({AT_CHANCE: "true"})
         log(
-            "warning: the validation score is at the level of chance: train longer, or look at the labels "
+            "warning: the validation score is at the level of chance: train longer, or check the labels "
             "with `medmim inspect`; `medmim predict` prefers any other model"
         )
     _register(store, run, result)

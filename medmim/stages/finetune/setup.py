@@ -184,14 +184,14 @@ def _caveats(divided: Partition, task: Task) -> list[str]:
         )
     unknown = sum(volume.flags.get("spacing") == "unknown" for volume in divided.test)
     if task.measures_mm and unknown:
-        found.append(f"no known pixel size of {counted(unknown, 'test image')}: scores count a pixel as 1 mm")
+        found.append(f"unknown pixel size of {counted(unknown, 'test image')}: scores assume 1 mm")
     trained = {name for volume in divided.train for name in task.classes_of(volume)}
     for part, volumes in (("validation", divided.val), ("test", divided.test)):
         untrained = [volume for volume in volumes if task.classes_of(volume) - trained]
         if untrained:
             found.append(
-                f"{counted(len(untrained), f'{part} image shows', f'{part} images show')} a class that no "
-                "training image shows: it is never found"
+                f"{counted(len(untrained), f'{part} image has', f'{part} images have')} a class that no "
+                "training image has: it cannot be predicted"
             )
         found += [f"{part}: {line}" for line in task.unscored(volumes, sorted(trained))] if volumes else []
     return found

@@ -87,7 +87,7 @@ class MaskGallery:
     entries: tuple[GalleryEntry, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints; `hidden` holds 1 for hidden cells."""
+        """Return what `--json` prints; `hidden` is 1 for hidden cells."""
         rows = [
             {
                 "mask": entry.mask,

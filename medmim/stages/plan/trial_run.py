@@ -154,7 +154,7 @@ def ended_by_signals() -> Iterator[None]:
     """
 
     def end(number: int, _frame: Any) -> None:
-        raise Stopped(number, "steps were only being timed: repeat the command")
+        raise Stopped(number, "the timing of steps was stopped: repeat the command")
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -207,7 +207,7 @@ def first_steps(
             share = sum(stopwatch.waited[unmeasured:-1]) / sum(times)
             volumes = stopwatch.volumes
             return TrialRun(batch, stopwatch.peak_mb, _peak_mb(), min(times), batches, volumes, share)
-    raise RuntimeError("the run ended before its trial run")
+    raise RuntimeError("the run ended before its steps were measured")
 
 
 def _with_weights_path(settings: FinetuneSettings, home: Path) -> FinetuneSettings:

@@ -169,7 +169,7 @@ def timed_minutes(
     log: Callable[[str], None] = lambda _: None,
     limit_s: float = _LIMIT_S,
 ) -> float:
-    """Predict the minutes of a training from a short training of a few steps; remember the prediction.
+    """Predict the minutes of a training from a short training of a few steps; keep the prediction.
 
     The folder `near` has a temporary home folder; its parent contains the cache of prepared volumes. After
     `limit_s` the short training is ended and extrapolated from its first steps.

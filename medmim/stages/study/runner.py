@@ -1,4 +1,4 @@
-"""Runs `medmim study`: pretrain, fine-tune and test every arm alike, then compare them; resumable."""
+"""`medmim study`: pretrain, fine-tune and test every arm alike, then compare them; resumable."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def _refusal(
 ) -> str:
     """Return why an arm cannot even be tested; empty where it can."""
     reasons = [
-        (any(run.run_id in best.runs for run in incumbent), "it is champion already"),
+        (any(run.run_id in best.runs for run in incumbent), "it is already the champion"),
         (missing > 0, f"{counted(missing, 'trial')} of the study not finished; run the study again"),
         (best.contamination == CONTAMINATED, "its training saw test patients"),
         (best.contamination == POSSIBLE, "its training may have seen test patients under look-alike keys"),
@@ -168,7 +168,7 @@ def _refusal(
         ),
         (
             not incumbent and findings.against(best.title, "control") is None,
-            "it is the control, or there is none",
+            "it is the control, or there is no control",
         ),
     ]
     return next((sentence for applies, sentence in reasons if applies), "")

@@ -38,7 +38,7 @@ class Findings:
         contrasts: against the controls first, then against the best arm.
         best: stratum → title of the arm with the highest mean.
         differences: what differs between arms and should not; while there is one, nothing is claimed.
-        warnings: what else a reader should know.
+        warnings: see `reader_warnings`.
         evenness: rank correlation of mask evenness with score, one for each stratum with enough masks.
     """
 

@@ -1,4 +1,4 @@
-"""What a reader of a comparison should know beside its claims: seeds, budgets, contamination, weak runs."""
+"""Warnings for readers of a comparison: few seeds, unequal budgets, contamination, weak runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from medmim.training.evaluation.resampled_metrics import never_predicted
 
 _ONE_SEED = "one seed per arm: intervals cover patients only, not training"
 _ONE_SET = (
-    "a claim is about these predictions: another training of a tool may score otherwise; repeat "
-    "--predictions NAME=… with further trainings of it to cover that"
+    "claims hold for these predictions only: another training of the same tool may score differently; "
+    "to include this variation, repeat --predictions NAME=… with further trainings"
 )
 _SKEWED = 1.0
 _SKEWED_PATIENTS = 8  # fewer show no shape
@@ -37,8 +37,8 @@ def _of_design(arms: Sequence[Arm], runs: Sequence[RunScores], contrasts: int, r
     found = list(unequal_steps(runs))
     if shared := [arm.title for arm in arms if arm.shares_pretraining]:
         found.append(
-            f"the seeds of {', '.join(shared)} start from the same weights: results are about these weights, "
-            "and another pretraining may score otherwise; for a claim about method, mask or ratio pretrain "
+            f"the seeds of {', '.join(shared)} start from the same weights: results hold for these weights, "
+            "and another pretraining may score differently; for a claim about method, mask or ratio pretrain "
             "once for each seed, as `medmim study` does"
         )
     if len({arm.seeds for arm in arms}) > 1:
@@ -70,14 +70,14 @@ def _of_runs(arms: Sequence[Arm], runs: Sequence[RunScores]) -> list[str]:
         if weak := sum(AT_CHANCE in run.tags for run in own):
             found.append(
                 f"{weak} of {counted(len(own), 'run')} of {arm.title} scored at the level of chance on "
-                "validation patients: an untrained model is compared; train longer"
+                "validation patients, like an untrained model; train longer"
             )
         missed = [never_predicted(run.cases) for run in own]
         for name in dict.fromkeys(name for names in missed for name in names):
             times = sum(name in names for names in missed)
             found.append(
                 f"{times} of {counted(len(own), 'run')} of {arm.title} predicted the class '{name}' in no "
-                "test case: the score shows how far training got; train longer before comparing methods"
+                "test case: training was too short for this score to compare methods; train longer"
             )
     return found
 

@@ -77,7 +77,7 @@ def _columns(row: Mapping[str, str], *, to: str = "", after: str = "") -> dict[s
 
 
 def _compact(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Return rows for the page: the ends of an interval in one column, without what the footer says."""
+    """Return rows for the page: the ends of an interval in one column, without what the footer states."""
     compact = []
     for row in rows:
         cells = {"95 % interval" if key == "95 % low" else key: value for key, value in row.items()}

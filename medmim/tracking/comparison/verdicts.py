@@ -93,7 +93,7 @@ def verdict(
     elif claimed:
         sentence += f"evidence of a difference{_restriction(first, second)}"
     elif excludes_zero and tests > 1:
-        sentence += f"no evidence of a difference once all {tests} comparisons are counted"
+        sentence += f"no evidence of a difference after correction for {tests} comparisons"
     elif excludes_zero:
         sentence += f"no evidence of a difference, as the sign-flip test has p = {test.p:.3f}"
     else:
@@ -117,9 +117,10 @@ def obstacle_to(
     if test.patients < MIN_PATIENTS:
         return f"too few patients for a claim (at least {MIN_PATIENTS} are needed)"
     if differences:
-        return f"no claim, because the arms are unequal (differences at the top: {len(differences)})"
+        listed = f"{counted(len(differences), 'difference')}, listed at the top"
+        return f"no claim, because the arms are unequal ({listed})"
     if test.seeds < MIN_SEEDS and not (first.from_files and second.from_files):
-        return f"no claim from one seed, because another may turn it around{remedy}"
+        return f"no claim from one seed, because another seed may reverse the result{remedy}"
     return ""
 
 

@@ -57,7 +57,7 @@ def membership(regions: Regions) -> Bool[Tensor, "regions classes"]:
 
 
 def class_outside(number: int, group: Sequence[int], regions: Regions | None) -> int:
-    """Return the class of a voxel that is removed from a region: that of the regions which still hold it.
+    """Return the class of a voxel that is removed from a region: that of the regions which still contain it.
 
     `group` are the classes of the region; without regions it is background.
     """

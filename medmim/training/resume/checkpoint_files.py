@@ -179,7 +179,8 @@ def newest_intact(folder: Path) -> Path | None:
         if _is_intact(path):
             return path
         _log.warning(
-            "saved state %d of this run is damaged (SHA-256 differs): continuing from the one before", number
+            "saved state %d of this run is damaged (SHA-256 differs): continuing from the previous",
+            number,
         )
     return None
 

@@ -128,7 +128,9 @@ class Checkpoints(Callback):
         late = self.clock() - self._saved_at >= self.every_s
         due, requested = self._due(trainer.global_step), self.signals.save
         if trainer.strategy.reduce_boolean_decision(due or late or requested, all=False):
-            self.signals.save = False  # before saving: a signal that arrives meanwhile asks for the next step
+            self.signals.save = (
+                False  # before saving: a signal that arrives meanwhile applies to the next step
+            )
             self.save(trainer, self.folder)
             self.saved += 1
             self._saved_at = self.clock()
@@ -145,7 +147,7 @@ class Checkpoints(Callback):
             if not self.save(trainer, self.folder):
                 raise RunError(
                     "interrupted, and the state of training could not be saved: free some disk space; "
-                    "--resume continues from the state before, if there is one"
+                    "--resume continues from the previous state, if there is one"
                 )
             raise Stopped(self.signals.stop or signal.SIGTERM)
 
@@ -169,7 +171,7 @@ class StopBeforeEvaluation(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop if a signal asks for it."""
+        """Stop if a signal has requested it."""
         if not completes_step(trainer, batch_idx):
             return
         over = self.checkpoints.evaluations.budget.progress(trainer.global_step) >= 1

@@ -18,7 +18,7 @@ from medmim.training.evaluation.classification_metrics import grades_of, ordinal
 from medmim.training.tasks.base import Cases, EvaluationContext, Row
 from medmim.training.tasks.classification import Classification, ClassScores
 
-_MOST = 20  # different numbers above which a column is taken for a measurement
+_MOST = 20  # different numbers above which a column counts as a measurement
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def prepare_task(
     home: Path | None,
     log: Callable[[str], None],
 ) -> tuple[PreprocessingPlan, dict[int, str]]:
-    """Return the complete plan and the class names by index; logs each choice and what to know of the data.
+    """Return the complete plan and the class names by index; logs each choice and notes about the data.
 
     Raises:
         DataError: if the training data lack classes or cannot be read.

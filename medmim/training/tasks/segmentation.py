@@ -171,7 +171,7 @@ class Segmentation(Task):
                 f"classes ({', '.join(names)}), got {', '.join(wrong)}"
             )
         in_cases = (
-            [f"{', '.join(self.partially_labelled)} may be in images whose labels lack them"]
+            [f"{', '.join(self.partially_labelled)} may occur in images whose labels do not include them"]
             if self.partially_labelled
             else []
         )

@@ -64,7 +64,7 @@ class TrainedModel:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Words of each input channel; none for one volume per case."""
+        """Tokens of each input channel; none for one volume per case."""
         return tuple(self.description.get("channels", ()))
 
     @property

@@ -152,7 +152,7 @@ def test_data_without_perceptual_hashes_are_named_as_not_compared(without):
     train, test = (older, test) if without == "training" else (train, older)
     found = certify(test, {"fine-tuning": seen_patients_of(train)}, **WORDS)
     assert found.verdict == EXACT_ONLY
-    assert "altered copies of test images were not looked for" in found.warnings[-1]
+    assert "altered copies of test images were not searched for" in found.warnings[-1]
     assert verdict_of(found.as_json()) == EXACT_ONLY
     assert certify(test, {"fine-tuning": SeenPatients()}, **WORDS).verdict == NONE_FOUND  # saw nobody
 

@@ -93,7 +93,9 @@ def test_an_altered_copy_in_another_dataset_is_held_out(tmp_path):
     )
     assert said[1] == "held out: 1 volume, because another dataset holds out their patient or a copy"
     assert said[2] == "warning: 1 pair of images of two datasets may be altered copies"
-    assert said[3].startswith("warning: altered copies in other datasets were not looked for among 1 volume,")
+    assert said[3].startswith(
+        "warning: altered copies in other datasets were not searched for among 1 volume "
+    )
 
 
 def test_identifiers_of_two_datasets_that_look_alike_are_named(tmp_path):

@@ -70,7 +70,7 @@ def test_previews_in_folders_of_volumes_are_skipped():
 
 def test_a_pair_of_a_scan_and_an_unnamed_mask_stops():
     known = {"scan.nii.gz": make_facts(), "tumor.nii.gz": make_facts("B")}
-    with pytest.raises(AmbiguousLayoutError, match="1 file with few small whole numbers"):
+    with pytest.raises(AmbiguousLayoutError, match="1 file with few different small integers"):
         infer_known(known)
 
 

@@ -20,7 +20,7 @@ def found(root, *, modality="CT", value=50.0):
 def test_choices_are_logged_with_their_reasons(tmp_path):
     plan, lines = choose_plan(PLAN, FinetuneSettings(), found(tmp_path), names=["left lung"], axes=(0,))
     assert lines[0].startswith("normalisation: CT dataset (clip ")
-    assert lines[1] == "mirroring: none (left–right is off: class 'left lung' states a side)"
+    assert lines[1] == "mirroring: none (left–right is off: class 'left lung' names a side)"
     assert plan.mirror_axes == ()
     assert plan.normalisation.rule_for("CT").method == "dataset"
 

@@ -90,8 +90,7 @@ def test_auto_forbids_left_right_only_where_anatomy_does():
     sided = choose_mirroring(["auto"], default=(0, 1, 2), names=["lung left"], fingerprint=None)
     assert sided.axes == (1, 2)
     assert (
-        sided.line()
-        == "mirroring: front-back, head-feet (left–right is off: class 'lung left' states a side)"
+        sided.line() == "mirroring: front-back, head-feet (left–right is off: class 'lung left' names a side)"
     )
 
 

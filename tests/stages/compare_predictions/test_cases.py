@@ -52,7 +52,7 @@ def test_cases_are_patients_unless_a_rule_groups_them():
     names = ["p1_a", "p1_b", "p2_a"]
     each, note = patients(names, SubjectRule())
     assert len(set(each.values())) == 3
-    assert "every file is taken for a patient" in note
+    assert "every file counts as a separate patient" in note
     grouped, note = patients(names, SubjectRule(r"^(p\d)"))
     assert len(set(grouped.values())) == 2
     assert "3 cases of 2 patients" in note

@@ -32,7 +32,7 @@ def test_a_difference_between_predictions_is_claimed_for_these_predictions(root)
     assert (contrast.first, contrast.second, contrast.claimed) == ("nnunet", "mine", True)
     assert "over 10 patients, one set of predictions each: evidence of a difference" in contrast.verdict
     assert "contamination of nnunet and mine: unknown" in contrast.verdict
-    assert any("a claim is about these predictions" in one for one in found.compared.findings.warnings)
+    assert any("claims hold for these predictions only" in one for one in found.compared.findings.warnings)
 
 
 def test_numbers_are_the_same_in_the_other_order_and_mirrored_under_the_other_names(root):

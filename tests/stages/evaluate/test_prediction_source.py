@@ -20,4 +20,4 @@ def test_images_of_unknown_pixel_size_are_mentioned(tmp_path, home):
     rows = [tiny.row("p0", split="test").model_copy(update={"flags": {"spacing": "unknown"}}), tiny.row("p1")]
     cases, notes = annotated_cases(source, Dataset(tmp_path, DatasetInfo(name="d"), tuple(rows)), "test")
     assert len(cases) == 1
-    assert notes == ["no known pixel size of 1 image: scores count a pixel as 1 mm"]
+    assert notes == ["unknown pixel size of 1 image: scores assume 1 mm"]

@@ -101,7 +101,7 @@ def test_a_clearly_better_model_replaces_the_champion(store):
 def test_the_champion_is_not_promoted_twice(store):
     runs, _ = elect(store, gap=0.3, study="a")
     again = promote(store, runs, find(equal(runs)))
-    assert (again.promoted, again.sentence) == (False, "mesh 0.7 is not promoted: it is champion already")
+    assert (again.promoted, again.sentence) == (False, "mesh 0.7 is not promoted: it is already the champion")
 
 
 @pytest.mark.parametrize(

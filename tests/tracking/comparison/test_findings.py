@@ -41,7 +41,7 @@ def test_an_interval_without_zero_is_not_yet_evidence_among_many_comparisons():
         for seed in range(30)
         for sentence in find(simulate(np.random.default_rng(seed), patients=12)).verdicts
     ]
-    counted = [sentence for sentence in sentences if "once all 10 comparisons are counted;" in sentence]
+    counted = [sentence for sentence in sentences if "after correction for 10 comparisons;" in sentence]
     assert counted
     for sentence in counted:
         low, high = sentence.split("interval ")[1].split(" over ")[0].split(" … ")
@@ -61,8 +61,8 @@ def test_one_seed_gives_numbers_and_the_command_that_would_be_needed_but_no_clai
     contrast = found.against("mesh 0.7", "control")
     assert contrast.test.low > 0
     assert contrast.verdict.endswith(
-        "over 27 patients only, one seed: no claim from one seed, because another may turn it around; "
-        "`medmim compare --seeds 2` trains the missing seeds in about 20 minutes"
+        "over 27 patients only, one seed: no claim from one seed, because another seed may reverse the "
+        "result; `medmim compare --seeds 2` trains the missing seeds in about 20 minutes"
     )
     assert contrast.as_json()["interval_over"] == "27 patients only, one seed"
     assert contrast.as_json()["detectable"] is None
@@ -127,7 +127,7 @@ def test_different_settings_are_listed_and_nothing_is_claimed():
     found = find(equal)
     assert found.differences == ("fine-tuning lr: 0.001 (scratch); 0.01 (a)",)
     assert not claims(found)
-    assert "no claim, because the arms are unequal (differences at the top: 1)" in found.verdicts[0]
+    assert "no claim, because the arms are unequal (1 difference, listed at the top)" in found.verdicts[0]
 
 
 def test_a_second_control_is_shown_and_does_not_replace_the_first():

@@ -40,7 +40,7 @@ def test_an_obstacle_takes_the_place_of_a_claim(runs):
     test = findings.contrasts[0].test
     obstacle = obstacle_to(first, second, test, differences=["fine-tuning lr: 1 (a); 2 (scratch)"])
     sentence = verdict(first, second, test, metric="Dice", claimed=False, obstacle=obstacle)
-    assert sentence.endswith("no claim, because the arms are unequal (differences at the top: 1)")
+    assert sentence.endswith("no claim, because the arms are unequal (1 difference, listed at the top)")
 
 
 def test_seeds_that_are_there_need_no_remedy(runs):

@@ -119,7 +119,7 @@ def test_a_stop_whose_state_cannot_be_saved_is_an_error():
         made.signals.on_train_start(made.trainer, Module())
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(
-            RunError, match="could not be saved: free some disk space; --resume continues from the state"
+            RunError, match="could not be saved: free some disk space; --resume continues from the prev"
         ):
             made.batches(3)
 

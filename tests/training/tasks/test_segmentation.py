@@ -148,7 +148,8 @@ def test_a_class_that_nobody_drew_in_a_case_reaches_neither_loss_nor_scores(tmp_
     task = Segmentation(partially_labelled=("b",))
     names = task.names(dataset, rows, found)
     assert any(
-        "b may be in images whose labels lack them" in line for line in task.notes(dataset, found, names)
+        "b may occur in images whose labels do not include them" in line
+        for line in task.notes(dataset, found, names)
     )
     volumes = VolumeLoader(tmp_path, PreprocessingPlan(3, (8, 8, 8), label_codes=(1, 2)), cache_gb=0.1)
     entries = [task.known(row, volumes(row), names, None)["annotated"].tolist() for row in rows]
