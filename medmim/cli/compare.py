@@ -100,7 +100,7 @@ def command(
             f"--seeds is for runs outside studies: use `medmim study {name} --set seeds=…`"
         )
     if seeds:
-        from medmim.stages.missing_seeds import train_missing_seeds
+        from medmim.stages.train_seeds import train_missing_seeds
 
         runs = tuple(train_missing_seeds(runs, seeds=seeds, data=data, home=home(), log=log_line))
     if name:

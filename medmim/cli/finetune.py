@@ -123,7 +123,7 @@ def _fine_tune_seeds(
     as_json: bool,
 ) -> None:
     """Train one run for each seed; print their scores and the next command."""
-    from medmim.stages.missing_seeds import fine_tune_seeds
+    from medmim.stages.train_seeds import fine_tune_seeds
     from medmim.tracking.mlflow_store import Store
     from medmim.training.weights import WEIGHTS
 

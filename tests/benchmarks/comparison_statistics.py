@@ -23,13 +23,8 @@ from medmim.tracking.comparison.findings import find
 from medmim.tracking.comparison.runs import CONTROL, RunScores
 from medmim.tracking.statistics.evenness_hypothesis import evenness_and_score
 from medmim.tracking.statistics.multiple_testing import adjusted, share_alpha, spent_alpha
-from medmim.tracking.statistics.paired_test import (
-    LEVEL,
-    PairedTest,
-    mean_interval,
-    paired_tests,
-    seed_variance,
-)
+from medmim.tracking.statistics.paired_test import LEVEL, PairedTest, paired_tests
+from medmim.tracking.statistics.seed_variance import mean_interval, seed_variance
 
 CHALLENGERS = 20
 MASKS, RATIOS = 5, 4

@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from medmim.tracking.statistics.paired_test import LEVEL, POWER, _crossed_p, seed_variance, sign_flip_p
+from medmim.tracking.statistics.paired_test import LEVEL, _crossed_p, sign_flip_p
+from medmim.tracking.statistics.power import POWER
+from medmim.tracking.statistics.seed_variance import seed_variance
 from medmim.training.evaluation.resampled_metrics import pseudo_values
 
 GAINS = (0.02, 0.03, 0.05)

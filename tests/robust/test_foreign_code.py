@@ -21,9 +21,9 @@ from medmim.data.dataset.manifest import read_dataset
 from medmim.data.loading.augmentation import load_augmentation
 from medmim.errors import MedmimError, RunError, UsageError
 from medmim.stages.initial_weights import initial_weights_of
-from medmim.stages.missing_seeds import train_missing_seeds
 from medmim.stages.model_lookup import find_model
 from medmim.stages.resumption import stored_settings
+from medmim.stages.train_seeds import train_missing_seeds
 from medmim.tracking.comparison.runs import CASES as CASES_OF_RUN
 from medmim.tracking.mlflow_store import Store
 from medmim.training.tasks.trained_model import load_trained_model

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from medmim.config.runs import RunSettings
 from medmim.data.dataset.manifest import VolumeRecord
-from medmim.data.loading.fingerprint import Fingerprint, normalisation_of
+from medmim.data.loading.fingerprint import Fingerprint
 from medmim.data.loading.mirroring import choose_mirroring
-from medmim.data.loading.normalisation import Normalisation
+from medmim.data.loading.normalisation import Normalisation, choose_normalisation
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 
 
@@ -28,7 +28,7 @@ def choose_plan(
         axes: mirroring axes that `auto` allows where anatomy does not forbid left–right.
         volumes: training volumes whose boxes are considered.
     """
-    rules = normalisation_of(fingerprint, settings.normalisation, settings.window)
+    rules = choose_normalisation(fingerprint.intensities, settings.normalisation, settings.window)
     mirroring = choose_mirroring(
         settings.mirror_axes, default=axes, names=names, fingerprint=fingerprint, volumes=volumes
     )

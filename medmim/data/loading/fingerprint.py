@@ -23,7 +23,7 @@ from medmim import files
 from medmim.data.dataset.channels import channels_of
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.nifti import Image, read_image
-from medmim.data.loading.normalisation import IntensityRule, Normalisation, body_mask
+from medmim.data.loading.normalisation import IntensityStatistics, body_mask
 from medmim.errors import DataError
 
 FOLDER = "fingerprints"  # in `MEDMIM_HOME`
@@ -39,20 +39,6 @@ Label = Int[np.ndarray, "i j k"]
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class IntensityStatistics(_Frozen):
-    """Intensities of a modality: 0.5th and 99.5th percentile, and mean and sd of the values clipped to them.
-
-    `region` is `labels` (foreground), `body`, or `above air`.
-    """
-
-    low: float
-    high: float
-    mean: float
-    sd: float
-    median: float
-    region: str
 
 
 class ClassStatistics(_Frozen):
@@ -133,30 +119,6 @@ def fingerprint_of(
     if place:
         files.write_json(place, found.model_dump(mode="json"))
     return found
-
-
-def normalisation_of(fingerprint: Fingerprint, wanted: str, window: Sequence[float] | None) -> Normalisation:
-    """Return the normalisation of a data set.
-
-    Args:
-        wanted: auto (by modality), or a method of `IntensityRule` for all modalities.
-        window: lowest and highest intensity to keep, in HU for CT; None: from the data.
-    """
-    rules: dict[str, IntensityRule] = {}
-    for modality, found in fingerprint.intensities.items():
-        method = wanted if wanted != "auto" else Normalisation().rule_for(modality).method
-        if window and wanted == "auto":
-            method = "dataset"
-        if method == "dataset":
-            low, high = window or (found.low, found.high)
-            inside = min(max(found.mean, low), high)
-            rule = IntensityRule(method="dataset", low=low, high=high, mean=inside, sd=found.sd)
-            rules[modality] = rule
-        elif wanted != "auto":
-            rules[modality] = IntensityRule.model_validate({"method": method})
-    if wanted not in ("auto", "dataset"):
-        rules["*"] = IntensityRule.model_validate({"method": wanted})
-    return Normalisation(rules=rules)
 
 
 def _key(volumes: Sequence[VolumeRecord], ignore: int | None, labels: bool) -> str:

@@ -13,7 +13,7 @@ The body is what exceeds a share of the robust intensity range: air outside of i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -50,6 +50,22 @@ class IntensityRule(BaseModel):
     sd: float = 1.0
     percentiles: tuple[float, float] = (0.5, 99.5)
     body_above: float = 0.1
+
+
+class IntensityStatistics(BaseModel):
+    """Intensities of a modality: 0.5th and 99.5th percentile, and mean and sd of the values clipped to them.
+
+    `region` is `labels` (foreground), `body`, or `above air`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: float
+    high: float
+    mean: float
+    sd: float
+    median: float
+    region: str
 
 
 _VOLUME = IntensityRule(method="volume")
@@ -93,6 +109,33 @@ class Normalisation(BaseModel):
 
 
 LEGACY = Normalisation(legacy=True)
+
+
+def choose_normalisation(
+    intensities: Mapping[str, IntensityStatistics], wanted: str, window: Sequence[float] | None
+) -> Normalisation:
+    """Return the normalisation of a data set.
+
+    Args:
+        intensities: statistics of the training volumes, by modality; see `fingerprint.py`.
+        wanted: auto (by modality), or a method of `IntensityRule` for all modalities.
+        window: lowest and highest intensity to keep, in HU for CT; None: from the data.
+    """
+    rules: dict[str, IntensityRule] = {}
+    for modality, found in intensities.items():
+        method = wanted if wanted != "auto" else Normalisation().rule_for(modality).method
+        if window and wanted == "auto":
+            method = "dataset"
+        if method == "dataset":
+            low, high = window or (found.low, found.high)
+            inside = min(max(found.mean, low), high)
+            rule = IntensityRule(method="dataset", low=low, high=high, mean=inside, sd=found.sd)
+            rules[modality] = rule
+        elif wanted != "auto":
+            rules[modality] = IntensityRule.model_validate({"method": method})
+    if wanted not in ("auto", "dataset"):
+        rules["*"] = IntensityRule.model_validate({"method": wanted})
+    return Normalisation(rules=rules)
 
 
 def normalise(voxels: Voxels, rule: IntensityRule, modality: str) -> Tensor:

@@ -29,7 +29,7 @@ from medmim.stages.compare_predictions.number_tables import COLUMN, score_number
 from medmim.tracking.comparison.findings import find
 from medmim.tracking.comparison.report import write_report
 from medmim.tracking.comparison.runs import RunScores
-from medmim.tracking.statistics.paired_test import SeedVariance, mean_interval
+from medmim.tracking.statistics.seed_variance import SeedVariance, mean_interval
 
 
 @dataclass(frozen=True)

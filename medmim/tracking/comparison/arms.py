@@ -12,7 +12,7 @@ from medmim.config.study import arm_title
 from medmim.data.dataset.contamination_certificate import worst_verdict
 from medmim.tracking.comparison.equality import differing_settings, fingerprint
 from medmim.tracking.comparison.runs import CONTROL, RunScores
-from medmim.tracking.statistics.paired_test import Scores, SeedVariance, mean_interval, seed_variance
+from medmim.tracking.statistics.seed_variance import Scores, SeedVariance, mean_interval, seed_variance
 from medmim.training.evaluation.resampled_metrics import average, measure_of, own_scores, pseudo_values
 
 

@@ -18,13 +18,8 @@ from medmim.tracking.comparison.runs import TITLES, RunScores
 from medmim.tracking.comparison.verdicts import MIN_SEEDS, Contrast, judge, obstacle_to, seeds_remedy
 from medmim.tracking.statistics.evenness_hypothesis import MaskEvenness, evenness_and_score
 from medmim.tracking.statistics.multiple_testing import adjusted, share_alpha
-from medmim.tracking.statistics.paired_test import (
-    LEVEL,
-    PairedTest,
-    Scores,
-    paired_tests,
-    seed_variance,
-)
+from medmim.tracking.statistics.paired_test import LEVEL, PairedTest, paired_tests
+from medmim.tracking.statistics.seed_variance import Scores, seed_variance
 from medmim.training.evaluation.resampled_metrics import metric_of, pseudo_values
 
 

@@ -1,1 +1,1 @@
-"""Statistics of comparisons: the paired test with its interval, multiple testing, mask evenness."""
+"""Statistics of comparisons: paired test, variance of seeds, power, multiple testing, mask evenness."""

@@ -1,13 +1,8 @@
-"""The paired test of two arms, and the confidence interval of a mean, over patients and training seeds.
+"""The paired test of two arms over patients and training seeds, with the interval of their difference.
 
-Scores are arrays of shape (seeds, patients). A mean over both is uncertain because other patients, and other
-seeds, would have given another one. With S seeds and P patients its variance is B + A / S: B is the share of
-the patients (mean square between patients / SP), A that of one seed. A is pooled over the arms of an
-experiment (mean square between seeds minus the residual one, / P, at least 0), because two or three seeds of
-one arm say little about it; a difference of two arms has twice that share. Half of the interval is
-sqrt(t²(P-1) B + t²(df) A / S), each part with the quantile of its own degrees of freedom (Graybill and Wang,
-JASA 75, 1980). A sign-flip permutation test over patients (Fisher's) must agree with it; it assumes that the
-differences are distributed symmetrically about their mean, which `skewness` checks.
+The interval is that of `seed_variance.py`, where a difference has twice the variance of one arm's seeds. A
+sign-flip permutation test over patients (Fisher's) must agree with it; it assumes that the differences are
+distributed symmetrically about their mean, which `skewness` checks.
 """
 
 from __future__ import annotations
@@ -17,37 +12,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special, stats
+from scipy import stats
+
+from medmim.tracking.statistics.power import detectable_difference
+from medmim.tracking.statistics.seed_variance import CONFIDENCE, Scores, SeedVariance, half_width
 
 LEVEL = 0.05
-POWER = 0.8
-CONFIDENCE = 0.95
 MIN_PATIENTS = 5  # below, no result is evidence
 _EXACT_PATIENTS = 14  # up to here all 2^P sign flips are tried
 _FLIPS = 20_000
 _MAX_FLIPS = 200_000
 _CHUNK = 20_000
 _HALVINGS = 36
-_SIMULATIONS = 4000
 
-Scores = Float[np.ndarray, "_seeds _patients"]  # arms may differ in both
 Flat = Float[np.ndarray, "pairs"]
-Numbers = Float[np.ndarray, "..."]
-
-
-@dataclass(frozen=True)
-class SeedVariance:
-    """Variance that one training seed adds to the mean of one arm.
-
-    Attributes:
-        variance: A of the module's docstring, at least 0.
-        df: degrees of freedom of its estimate; 0 where no arm has several seeds.
-        noise: variance of the mean of one seed that other causes have.
-    """
-
-    variance: float = 0.0
-    df: int = 0
-    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,37 +58,6 @@ class PairedTest:
         return replace(self, mean=-self.mean, low=low, high=high, effect=effect, skewness=-self.skewness)
 
 
-def seed_variance(arms: Sequence[Scores]) -> SeedVariance:
-    """Estimate what seeds add, pooled over arms; patients that a seed of the arm lacks are left out."""
-    parts, noises, dfs = [], [], []
-    for scores in arms:
-        known = scores[:, np.isfinite(scores).all(axis=0)]
-        seeds, patients = known.shape
-        if seeds < 2 or patients < 2:
-            continue
-        by_seed, by_patient = known.mean(axis=1), known.mean(axis=0)
-        residual = known - by_seed[:, None] - by_patient + known.mean()
-        noises.append((residual**2).sum() / ((seeds - 1) * (patients - 1) * patients))
-        parts.append(by_seed.var(ddof=1) - noises[-1])
-        dfs.append(seeds - 1)
-    if not dfs:
-        return SeedVariance()
-    variance, noise = np.average([parts, noises], axis=1, weights=dfs)
-    return SeedVariance(max(float(variance), 0.0), sum(dfs), float(noise))
-
-
-def mean_interval(scores: Scores, of_seeds: SeedVariance) -> tuple[float, float] | None:
-    """Return the 95 % interval of an arm's mean over patients and seeds; None for one patient."""
-    seeds, patients = scores.shape
-    if patients < 2:
-        return None
-    by_patient = np.nanmean(scores, axis=0)
-    variance = np.array([by_patient.var(ddof=1) / patients])
-    added = np.array([of_seeds.variance / seeds])
-    half = _reach(np.array([(1 - CONFIDENCE) / 2]), variance, added, np.array([patients - 1]), of_seeds.df)
-    return float(by_patient.mean() - half[0]), float(by_patient.mean() + half[0])
-
-
 def paired_tests(
     all_differences: Sequence[Scores], of_seeds: SeedVariance, *, levels: Sequence[float] | None = None
 ) -> list[PairedTest]:
@@ -123,7 +70,7 @@ def paired_tests(
     seeds = np.array([found.shape[0] for found in all_differences])
     added = 2 * of_seeds.variance / seeds
     p_values = _crossed_p(np.abs(means), variances, added, df, of_seeds.df)
-    half = _reach(np.full(len(means), (1 - CONFIDENCE) / 2), variances, added, df, of_seeds.df)
+    half = half_width(np.full(len(means), (1 - CONFIDENCE) / 2), variances, added, df, of_seeds.df)
     for count in {len(values) for values in by_patient}:  # pairs with as many patients share the sign flips
         alike = [number for number, values in enumerate(by_patient) if len(values) == count]
         flipped = sign_flip_p(np.stack([by_patient[number] for number in alike]), level=float(level.min()))
@@ -135,8 +82,12 @@ def paired_tests(
             high=float(means[number] + half[number]),
             p=float(p_values[number]),
             effect=_effect(values),
-            detectable=_detectable(
-                float(level[number]), float(variances[number]), len(values), int(seeds[number]), of_seeds
+            detectable=detectable_difference(
+                float(level[number]),
+                float(variances[number]),
+                patients=len(values),
+                seeds=int(seeds[number]),
+                of_seeds=of_seeds,
             ),
             skewness=float(stats.skew(values, bias=False)) if len(values) > 2 and np.ptp(values) > 0 else 0.0,
             patients=len(values),
@@ -168,46 +119,15 @@ def sign_flip_p(values: Float[np.ndarray, "pairs patients"], *, level: float = L
     return found
 
 
-def _reach(tail: Numbers, variances: Numbers, added: Numbers, df: np.ndarray, seed_df: int) -> Numbers:
-    """Return how far a mean strays from the truth with probability `tail` to one side."""
-    of_seeds = special.stdtrit(max(seed_df, 1), tail) ** 2 * added  # as stats.t.isf, at a third of the time
-    reach: Numbers = np.sqrt(special.stdtrit(df, tail) ** 2 * variances + of_seeds)
-    return reach
-
-
 def _crossed_p(distances: Flat, variances: Flat, added: Flat, df: np.ndarray, seed_df: int) -> Flat:
     """Return the two-sided p at which the reach equals each mean's distance from 0, by bisection."""
     low, high = np.full(len(distances), -100.0), np.full(len(distances), np.log10(0.5))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        inside = _reach(10**middle, variances, added, df, seed_df) > distances
+        inside = half_width(10**middle, variances, added, df, seed_df) > distances
         low, high = np.where(inside, middle, low), np.where(inside, high, middle)
     p: Flat = np.where(distances > 0, np.minimum(2 * 10**high, 1.0), 1.0)
     return p
-
-
-def _detectable(level: float, variance: float, patients: int, seeds: int, of_seeds: SeedVariance) -> float:
-    """Return the true difference that is evidence in 80 % of simulated repetitions of the experiment.
-
-    Infinite where sign flips of so few patients cannot give a p value of `level`. The median of the estimated
-    variance of seeds is below its mean and is corrected for that.
-    """
-    if 2.0 ** (1 - patients) > level:
-        return float("inf")
-    rng, df, seed_df = np.random.default_rng(0), patients - 1, max(of_seeds.df, 1)
-    between = of_seeds.variance + of_seeds.noise
-    true = max(between * seed_df / stats.chi2.median(seed_df) - of_seeds.noise, 0.0)
-    true = true if of_seeds.variance else 0.0
-    drawn = (true + of_seeds.noise) * rng.chisquare(seed_df, _SIMULATIONS) / seed_df - of_seeds.noise
-    needed = _reach(
-        np.array(level / 2),
-        variance * rng.chisquare(df, _SIMULATIONS) / df,
-        2 * np.maximum(drawn, 0.0) / seeds,
-        np.array(df),
-        of_seeds.df,
-    )
-    strayed = rng.normal(0, (variance + 2 * true / seeds) ** 0.5, _SIMULATIONS)
-    return float(np.quantile(needed - strayed, POWER))
 
 
 def _effect(values: Float[np.ndarray, "patients"]) -> float:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tiny
 
-from medmim.data.loading.fingerprint import FOLDER, fingerprint_of, normalisation_of
+from medmim.data.loading.fingerprint import FOLDER, fingerprint_of
+from medmim.data.loading.normalisation import choose_normalisation
 
 SHAPE = (20, 16, 12)
 
@@ -106,11 +107,11 @@ def test_normalisation_follows_modality_method_and_window(tmp_path):
         case(tmp_path, "b", label=box_label(), modality="MR"),
     ]
     found = fingerprint_of(tmp_path, rows, home=None)
-    auto = normalisation_of(found, "auto", None)
+    auto = choose_normalisation(found.intensities, "auto", None)
     assert [auto.rule_for(one).method for one in ("CT", "MR", "DX")] == ["dataset", "body", "volume"]
     assert auto.rule_for("CT").low == found.intensities["CT"].low
-    assert normalisation_of(found, "volume", None).rule_for("CT").method == "volume"
-    windowed = normalisation_of(found, "dataset", (-100.0, 300.0)).rule_for("CT")
+    assert choose_normalisation(found.intensities, "volume", None).rule_for("CT").method == "volume"
+    windowed = choose_normalisation(found.intensities, "dataset", (-100.0, 300.0)).rule_for("CT")
     assert (windowed.low, windowed.high) == (-100, 300)
 
 

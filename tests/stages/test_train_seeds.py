@@ -10,9 +10,9 @@ from medmim.config.runs import FinetuneSettings
 from medmim.errors import UsageError
 from medmim.stages.compare import compare_runs
 from medmim.stages.finetune.run import finetune
-from medmim.stages.missing_seeds import fine_tune_seeds, train_missing_seeds
 from medmim.stages.study.engines import LocalEngine
 from medmim.stages.study.training_process import run_here
+from medmim.stages.train_seeds import fine_tune_seeds, train_missing_seeds
 from medmim.tracking.comparison.findings import find
 from medmim.tracking.mlflow_store import Store
 
