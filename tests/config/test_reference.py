@@ -4,9 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from medmim.cli import main
 from medmim.config.reference import reference_page, settings_of, study_schema, task_options, write_template
 from medmim.config.runs import PretrainSettings
 from medmim.config.study import StudySettings, trials_of
@@ -76,11 +74,3 @@ def test_the_schema_describes_the_settings_of_both_stages():
 def test_errors_name_the_place_of_a_misplaced_setting(kind, key, place):
     with pytest.raises(SettingsError, match=place):
         resolve(kind, flags={key: 3})
-
-
-def test_the_command_writes_the_template_and_names_the_next_step(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(main, ["study", "--init", "my.yaml"])
-    assert done.exit_code == 0, done.output
-    assert done.stdout.splitlines()[-1] == "next     medmim study my.yaml --dry-run"
-    assert CliRunner().invoke(main, ["study"]).exit_code == 2

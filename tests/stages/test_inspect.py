@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from click.testing import CliRunner
 
-from medmim.cli import main
 from medmim.data.dataset.manifest import DatasetInfo, LedgerRow, read_dataset, write_dataset
 from medmim.data.formats.thumbnails import BINS
 from medmim.data.sandbox.sandbox import Answer
@@ -64,16 +62,6 @@ def test_a_damaged_volume_loses_only_its_own_picture(tmp_path):
     assert (result.volumes, result.pictures) == (3, 2)
     rows = {one["id"]: one for one in data_of(result.page)["volumes"]}
     assert rows[bad.id]["failed"]
-
-
-def test_the_command(tiny_dataset, tmp_path):
-    page = tmp_path / "page.html"
-    ran = CliRunner().invoke(
-        main, ["inspect", str(tiny_dataset), "--page", str(page), "--json", "--workers", "1"]
-    )
-    assert ran.exit_code == 0
-    said = json.loads(ran.stdout.splitlines()[-1])
-    assert said == {"page": str(page), "volumes": 10, "pictures": 10, "bytes": page.stat().st_size}
 
 
 @pytest.mark.slow

@@ -258,9 +258,7 @@ def test_a_refused_file_is_reported_as_a_refused_run(server, store):
 
 def test_an_address_without_a_server_is_reported(store):
     begin(store).finish("FINISHED")
-    with pytest.raises(
-        RunError, match=r"cannot be reached after 0 of 1 run; .*: check its address and wheth"
-    ):
+    with pytest.raises(RunError, match=r"cannot be reached after 0 of 1 run; .*: check its address and that"):
         sync(store, f"http://127.0.0.1:{free_port()}", pause_s=0.01)
 
 

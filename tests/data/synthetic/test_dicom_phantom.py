@@ -1,4 +1,4 @@
-"""The phantom is reproducible, lies where dcm2niix places it, and needs more than brightness to segment."""
+"""The phantom is reproducible and lies where dcm2niix places it."""
 
 import hashlib
 import itertools
@@ -11,8 +11,8 @@ import pydicom
 import pytest
 
 from medmim.data.formats.labels import fit_label
-from medmim.data.formats.nifti import Image, check_image, read_image
-from medmim.data.synthetic.anatomy import LABEL_NAMES, draw_head
+from medmim.data.formats.nifti import read_image
+from medmim.data.synthetic.anatomy import LABEL_NAMES
 from medmim.data.synthetic.dicom_phantom import write_phantom
 from medmim.errors import ShapeError
 
@@ -128,25 +128,3 @@ def test_without_faults_all_series_are_correct(tmp_path):
 def test_sizes_below_the_minimum_are_refused(tmp_path, size):
     with pytest.raises(ShapeError, match="32 or more rows and 8 to 1000 slices"):
         write_phantom(tmp_path, seed=0, **size)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_lesions_cannot_be_segmented_by_brightness(seed):
-    head = draw_head((48, 48, 20), rng=np.random.default_rng(seed))
-    check_image(Image(head.image, np.eye(4)))
-    lesions = head.label == 1
-    lesion, rest = head.image[lesions], head.image[head.label == 0]
-    assert np.median(lesion) > np.percentile(rest, 90)
-    brighter = (head.image > level for level in np.linspace(100, 1500, 100))
-    overlap = max(2 * lesions[guess].sum() / (guess.sum() + lesions.sum()) for guess in brighter)
-    assert overlap < 0.6  # fat, vessels and plexus are as bright
-    assert 0.001 < (head.label > 0).mean() < 0.06
-    assert np.median(head.image[:2]) < 0.15 * np.median(lesion)  # air around the head
-
-
-def test_cores_are_darker_than_their_lesions():
-    heads = [draw_head((48, 48, 20), rng=np.random.default_rng(seed)) for seed in range(4)]
-    cored = [head for head in heads if (head.label == 2).any()]
-    assert len(cored) >= 2
-    for head in cored:
-        assert head.image[head.label == 2].mean() < head.image[head.label == 1].mean()

@@ -1,31 +1,15 @@
 """Datasets as MONAI's datalist, and as nnU-Net raw data."""
 
 import json
-import os
 
 import numpy as np
 import pytest
 import tiny
-from click.testing import CliRunner
-from monai.data.decathlon_datalist import load_decathlon_datalist
 
-from medmim.cli import main
 from medmim.data.dataset.manifest import DatasetInfo, LedgerRow, read_dataset, write_dataset
 from medmim.data.formats.nifti import read_image
 from medmim.errors import DataError, UsageError
 from medmim.stages.export.run import export
-
-
-def test_monai_reads_the_datalist(tiny_dataset, tmp_path):
-    path = tmp_path / "list.json"
-    words = ["export", "--datalist", "--data", str(tiny_dataset), "--out", str(path), "--json"]
-    result = CliRunner().invoke(main, words)
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["format"] == "datalist"
-    entries = load_decathlon_datalist(str(path), True, "training", base_dir=str(tiny_dataset))
-    train = read_dataset(tiny_dataset).in_split("train")
-    assert [one["image"] for one in entries] == [str(tiny_dataset / volume.image) for volume in train]
-    assert all(os.path.isfile(one["label"]) for one in entries)  # noqa: PTH113
 
 
 def raw(data, home, out, **words):

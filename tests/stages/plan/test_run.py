@@ -1,7 +1,4 @@
-import json
 import multiprocessing
-import os
-import signal
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -9,15 +6,13 @@ from pathlib import Path
 
 import pytest
 import tiny
-from click.testing import CliRunner
 
-from medmim.cli import main
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.dataset.manifest import Dataset, read_dataset
 from medmim.errors import RunError
 from medmim.stages.finetune.run import finetune
 from medmim.stages.plan.run import free_memory_mb, plan, predict, refuse_too_large, second_batch
-from medmim.stages.plan.trial_run import TrialRun, first_steps, process_mb, run_trial
+from medmim.stages.plan.trial_run import TrialRun, process_mb
 from medmim.stages.pretrain.run import pretrain
 
 SMALL, LARGE = TrialRun(2, 300.0, 350.0, 0.3, 6, 9), TrialRun(4, 500.0, 600.0, 0.5, 6, 9)
@@ -100,54 +95,6 @@ def test_a_budget_in_minutes_takes_these_minutes(tiny_dataset):
     assert predicted(tiny_dataset, steps=None, minutes=90.0).hours == 1.5
 
 
-@pytest.mark.parametrize("kind", [PretrainSettings, FinetuneSettings])
-def test_a_trial_run_measures_and_leaves_no_files(tiny_dataset, study, kind):
-    before = sorted(study.home.rglob("*"))
-    settings = kind(**{**tiny.TINY, "data": tiny_dataset, "minutes": 5.0})
-    measured = first_steps(settings, 2, study.home)
-    assert (measured.batch, measured.batches, measured.volumes) == (2, 6, 7)
-    assert 100 < measured.peak_mb <= measured.whole_mb
-    assert 0 < measured.batch_s < 60
-    assert sorted(study.home.rglob("*")) == before
-
-
-@pytest.mark.parametrize(
-    ("kind", "words", "volumes"),
-    [
-        (FinetuneSettings, {"init": "scratch", "num_labelled": 3}, 3),
-        (FinetuneSettings, {"init": "scratch", "fold": 0}, 7),
-        (PretrainSettings, {"include_held_out": True}, 10),
-    ],
-)
-def test_a_trial_run_counts_the_training_volumes(tiny_dataset, home, kind, words, volumes):
-    settings = kind(**{**tiny.TINY, "data": tiny_dataset, **words})
-    assert first_steps(settings, 2, home, batches=3).volumes == volumes
-
-
-def killed(settings, batch, home, workers, batches, unmeasured, scratch):
-    """Measure nothing: the system kills the process."""
-    (scratch / "half").write_text("written")
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_killed_trial_run_is_an_error_with_its_batch_size_and_a_remedy(
-    tiny_dataset, home, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-    def second_is_killed(settings, *, batch, home):
-        if batch == SMALL.batch:
-            return SMALL
-        return run_trial(settings, batch=batch, home=home, measure=killed)
-
-    with pytest.raises(
-        RunError, match=r"with 4 patches per batch was killed, .*memory.* smaller --size"
-    ) as found:
-        plan(PretrainSettings(data=tiny_dataset), home=home, trial=second_is_killed)
-    assert "--batch-size, or --set activation_checkpointing=true" in str(found.value)
-    assert not list(tmp_path.iterdir())
-
-
 def test_the_free_memory_is_plausible():
     assert 10 < free_memory_mb() < 1e8
 
@@ -195,13 +142,3 @@ def test_memory_is_predicted_within_15_percent_in_six_configurations(tmp_path, h
         rows.append((f"{stage} {words}", predicted_mb, measured_mb))
     sys.stdout.write(f"\n{table(rows)}\n")
     assert all(abs(p / m - 1) <= 0.15 for _, p, m in rows), table(rows)
-
-
-def test_the_command_prints_the_recipe_for_another_machine(tiny_dataset):
-    """Nothing is measured on this machine, so the answer is immediate."""
-    words = ["plan", "segment", "--machine", "gpu_24gb", "--set", f"data={tiny_dataset}"]
-    lines = CliRunner().invoke(main, words)
-    assert lines.exit_code == 0, lines.output
-    assert "recipe   encoder=resenc (GPU of 24 to 80 GB, 3D)" in lines.output
-    answer = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
-    assert answer["recipe"]["batch_size"] >= 2
