@@ -1,8 +1,7 @@
-"""Every shipped preset runs through the command line on a small dataset, one step each."""
+"""Every shipped preset runs on a small dataset, one step each; trainings through the command line."""
 
 import json
 import shutil
-from functools import partial
 
 import pytest
 import tiny
@@ -10,8 +9,11 @@ from click.testing import CliRunner
 
 from medmim import files
 from medmim.cli import main
+from medmim.config.study import StudySettings
+from medmim.config.yaml_settings import resolve
 from medmim.data.dataset.manifest import DatasetInfo, read_dataset, write_dataset
 from medmim.stages.study.engines import LocalEngine
+from medmim.stages.study.runner import study
 from medmim.stages.study.training_process import run_here
 
 CONFIGS = sorted(files.shipped("configs").glob("*/*.yaml"))
@@ -105,12 +107,8 @@ def test_preset(path, tiny_dataset, homes, monkeypatch, tmp_path):
     [pytest.param(path, marks=() if path.stem == "quick" else pytest.mark.slow) for path in STUDIES],
     ids=lambda path: path.stem,
 )
-def test_study(path, tiny_dataset, home, monkeypatch):
-    monkeypatch.setattr(
-        "medmim.stages.study.runner.LocalEngine", partial(LocalEngine, run_here)
-    )  # a process each has tests of its own
-    words = [word for change in ONE_CELL for word in ("--set", change)]
-    result = run("study", path.stem, "--data", tiny_dataset, *words)
-    assert result["study"] == path.stem
-    assert result["failures"] == []
-    assert [arm["arm"] for arm in result["arms"]] == ["spark mesh 0.7"]
+def test_study(path, tiny_dataset, home):
+    chosen = resolve(StudySettings, config=path.stem, flags={"data": tiny_dataset}, overrides=ONE_CELL)
+    done = study(chosen, home=home, engine=LocalEngine(run_here), log=str)  # a process each has its own tests
+    assert done.failures == ()
+    assert [arm.title for arm in done.compared.findings.arms] == ["spark mesh 0.7"]

@@ -2,7 +2,7 @@
 
 from lightning.pytorch.callbacks import Callback
 
-from medmim.training.resume import checkpoint_times as module
+from medmim.config.study import DIGEST
 from medmim.training.resume.checkpoint_times import Checkpoints
 
 
@@ -28,15 +28,11 @@ class PowerCut(Callback):
             raise self.error("power cut")
 
 
-def cut_power(monkeypatch, *, after):
-    """Stop all trainings of this process after `after` saved states, where no callback can be passed."""
-    save, saved = module.save_state, []
+def run_until_power_cut(job, home, *, after):
+    """Run the training of a job as a study runs it, until `after` states have been saved."""
+    from medmim.config.runs import FinetuneSettings
+    from medmim.stages.finetune.run import finetune
 
-    def saving(trainer, folder):
-        kept = save(trainer, folder)
-        saved.append(folder)
-        if len(saved) == after:
-            raise PowerCutError("power cut")
-        return kept
-
-    monkeypatch.setattr(module, "save_state", saving)
+    settings = FinetuneSettings.model_validate(job.settings)
+    tags = {**job.tags, DIGEST: job.digest}
+    finetune(settings, home=home, tags=tags, log=str, callbacks=[PowerCut(after)])

@@ -3,12 +3,12 @@ import hashlib
 import math
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from small_training import StopHereError, equal
 
-from medmim import files
 from medmim.config.runs import FinetuneSettings
 from medmim.errors import RunError, Stopped
 from medmim.training.budget import Budget
@@ -60,14 +60,14 @@ def test_a_resumed_training_equals_an_uninterrupted_one(training, words, stop_at
 
 def test_a_full_disk_does_not_end_the_training(training, monkeypatch, caplog):
     _, weights = training("whole").run()
-    made, write = training("full", checkpoint_every_steps=1), files.write_together
+    made, replace = training("full", checkpoint_every_steps=1), Path.replace
 
-    def fill(contents):
-        if any("000003" in path.name for path in contents):
-            raise files.WriteError(errno.ENOSPC, "No space left on device")
-        write(contents)
+    def fill(temporary, place):
+        if "000003" in place.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return replace(temporary, place)
 
-    monkeypatch.setattr(files, "write_together", fill)
+    monkeypatch.setattr(Path, "replace", fill)
     assert equal(made.run()[1], weights)
     assert "is not saved: cannot write: No space left on device; free the disk, or choose" in caplog.text
     assert read_state(verified_state(made.folder))["global_step"] == 2

@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -63,11 +63,11 @@ def doctor(
     """Check versions, devices, decoders, disk, key file, permissions and the tracking server."""
     return DoctorReport(
         (
-            *_versions(),
+            *check_packages(requires("medmim") or ()),
             check_graphics(graphics_of_this_machine()),
             _precision(),
-            *_decoders(),
-            _disk(home),
+            *check_decoders(),
+            check_disk(home),
             _key_file(home / KEY_FILE),
             check_permissions((home, *data)),
             check_store(home),
@@ -85,18 +85,25 @@ def refuse_bad(result: DoctorReport) -> None:
         )
 
 
-def _versions() -> Iterator[Check]:
-    """Compare installed packages with the versions that medmim and some of its extras require."""
+def check_packages(
+    requirements: Iterable[str], newest_tested: Mapping[str, tuple[int, int]] = _NEWEST_TESTED
+) -> Iterator[Check]:
+    """Compare installed packages with requirements, such as `torch>=2.11`, also of some extras.
+
+    Args:
+        requirements: as in the metadata of a package.
+        newest_tested: newest version with which medmim was tested, by package.
+    """
     yield Check("python", "ok", sys.version.split()[0])
-    for text in sorted(requires("medmim") or []):
+    for text in sorted(requirements):
         wanted = Requirement(text)
         marker = wanted.marker
         of = next((one for one in ("", *_EXTRAS) if marker is None or marker.evaluate({"extra": one})), None)
         if of is not None:
-            yield _version(wanted, of)
+            yield _check_version(wanted, of, newest_tested.get(wanted.name))
 
 
-def _version(wanted: Requirement, extra: str) -> Check:
+def _check_version(wanted: Requirement, extra: str, tested: tuple[int, int] | None) -> Check:
     install = f"pip install '{wanted.name}{wanted.specifier}'"
     try:
         found = version(wanted.name)
@@ -107,7 +114,6 @@ def _version(wanted: Requirement, extra: str) -> Check:
         return Check(wanted.name, "bad", "not installed", install)
     if not wanted.specifier.contains(found, prereleases=True):
         return Check(wanted.name, "bad", f"{found}, expected {wanted.specifier}", install)
-    tested = _NEWEST_TESTED.get(wanted.name)
     if tested and Version(found).release[:2] > tested:
         newest = ".".join(map(str, tested))
         advice = f"newer than {newest}, the newest that medmim was tested with: report what differs"
@@ -121,22 +127,30 @@ def _precision() -> Check:
     return Check("precision", "note", "fp32", "no bf16 on this machine: --precision auto uses fp32")
 
 
-def _decoders() -> Iterator[Check]:
-    """Check the converter of volumes and the decoders of single images."""
+def check_decoders(decoder_of: Callable[[str], Any] = get_decoder) -> Iterator[Check]:
+    """Check the converter of volumes and the decoders of single images.
+
+    Args:
+        decoder_of: returns the decoder of a transfer syntax; `is_available` is whether it can be used.
+    """
     program = Path(dcm2niix.bin)
     if os.access(program, os.X_OK):
         yield Check("dcm2niix program", "ok", dcm2niix.__version__)
     else:
         yield Check("dcm2niix program", "bad", "not installed", "pip install --force-reinstall dcm2niix")
     for name, (syntax, package) in _SYNTAXES.items():
-        if get_decoder(syntax).is_available:
+        if decoder_of(syntax).is_available:
             yield Check(f"{name} pictures", "ok", "decoder installed")
         else:
             yield Check(f"{name} pictures", "bad", "no decoder", f"pip install {package}")
 
 
-def _disk(home: Path) -> Check:
-    """Check the home folder, or its nearest existing parent."""
+def check_disk(home: Path, free_bytes: Callable[[Path], float] | None = None) -> Check:
+    """Check the home folder, or its nearest existing parent.
+
+    Args:
+        free_bytes: returns the free space of a folder; None: that of the disk.
+    """
     # a dangling link counts as existing: no folder can be created in its place
     place = next(path for path in (home.absolute(), *home.absolute().parents) if os.path.lexists(path))
     advice = "set MEDMIM_HOME to a folder that you can write to"
@@ -144,7 +158,7 @@ def _disk(home: Path) -> Check:
         return Check("disk", "bad", "MEDMIM_HOME is not a folder: runs cannot be written", advice)
     if not os.access(place, os.W_OK | os.X_OK):
         return Check("disk", "bad", "no write permission: runs cannot be written", advice)
-    free = shutil.disk_usage(place).free / _GB
+    free = (free_bytes(place) if free_bytes else shutil.disk_usage(place).free) / _GB
     found = f"{free:.0f} GB free for runs"
     if free < _RECOMMENDED_GB:
         status: Literal["note", "bad"] = "bad" if free < _REQUIRED_GB else "note"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dcm2niix
 import nibabel as nib
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medmim.data.dicom import dcm2niix as converting
 from medmim.data.dicom.convert_with_decoder import convert_with_decoder
 
 
@@ -135,7 +135,7 @@ def test_without_one_volume_of_dcm2niix_pydicom_alone_decodes(
     program = tmp_path / "program"
     program.write_text('#!/bin/sh\nwhile [ "$1" != "-o" ]; do shift; done\n' + output)
     program.chmod(0o700)
-    monkeypatch.setattr(converting.dcm2niix, "bin", str(program))
+    monkeypatch.setattr(dcm2niix, "bin", str(program))
     assert convert_with_decoder(task).measured["slices_compared"] == 0
     np.testing.assert_array_equal(array_in(tmp_path)[:, :, 2].T, pixels_of(Path(task.files[2])))
 

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dcm2niix
 import pytest
 from dicom_maker import stack_of, task_of, write_series
 from pydicom.uid import RLELossless
 
-from medmim.data.dicom import dcm2niix as converting
 from medmim.data.dicom.convert_with_decoder import convert_with_decoder
 from medmim.data.dicom.dcm2niix import FdLinks
 
@@ -58,7 +58,7 @@ def test_files_of_a_killed_conversion_do_not_name_the_source(tmp_path: Path, mon
     program = tmp_path / "program"
     program.write_text(f'#!/bin/sh\nfor last; do :; done\nls -l "$last" > {tmp_path}/listing\n')
     program.chmod(0o700)
-    monkeypatch.setattr(converting.dcm2niix, "bin", str(program))
+    monkeypatch.setattr(dcm2niix, "bin", str(program))
     (tmp_path / "staging").mkdir()
     task = task_of(stack_of(paths), tmp_path, staging=str(tmp_path / "staging" / "work"))
     assert convert_with_decoder(task).shape == (10, 8, 3)

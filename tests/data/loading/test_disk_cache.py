@@ -2,13 +2,12 @@ import errno
 import multiprocessing
 import os
 import random
+from pathlib import Path
 
 import pytest
 import torch
 
-from medmim import files
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.loading import preprocess as module
 from medmim.data.loading.disk_cache import DiskCache
 from medmim.data.loading.preprocess import VolumeLoader, preprocess
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
@@ -82,13 +81,21 @@ def test_many_writers_stay_within_the_limit(tmp_path):
     assert 180 <= most <= 200
 
 
-def test_the_folder_is_not_looked_through_for_each_file(cache, monkeypatch):
-    looks = []
-    look = cache._make_room
-    monkeypatch.setattr(cache, "_make_room", lambda wanted: (looks.append(wanted), look(wanted)))
+class CountingPath(type(Path())):
+    """A folder that counts how often its cached files are listed."""
+
+    listed = 0
+
+    def glob(self, pattern):
+        type(self).listed += pattern.endswith(".safetensors")
+        return super().glob(pattern)
+
+
+def test_the_folder_is_not_looked_through_for_each_file(tmp_path):
+    cache = DiskCache(CountingPath(tmp_path / "prepared"), limit_gb=1.0)
     for number in range(100):
         cache.put(f"{number:032x}", TENSORS)
-    assert len(looks) == 1
+    assert CountingPath.listed == 1
 
 
 def written(folder):
@@ -109,12 +116,12 @@ def test_what_is_done_to_a_volume_does_not_reach_the_disk(cache):
     assert same(cache.get(KEY), TENSORS)
 
 
-def test_prepared_volumes_come_from_disk_as_they_were_made(tiny_dataset, cache, monkeypatch):
-    plan, row = PreprocessingPlan(3, (16, 16, 16)), read_dataset(tiny_dataset).volumes[0]
-    made = preprocess(tiny_dataset, row, plan)
-    VolumeLoader(tiny_dataset, plan, cache_gb=1.0, disk=cache)(row)
-    monkeypatch.setattr(module, "preprocess", None)
-    again = VolumeLoader(tiny_dataset, plan, cache_gb=1.0, disk=cache)(row)
+def test_prepared_volumes_come_from_disk_as_they_were_made(dataset_copy, cache):
+    plan, row = PreprocessingPlan(3, (16, 16, 16)), read_dataset(dataset_copy).volumes[0]
+    made = preprocess(dataset_copy, row, plan)
+    VolumeLoader(dataset_copy, plan, cache_gb=1.0, disk=cache)(row)
+    (dataset_copy / row.image).unlink()
+    again = VolumeLoader(dataset_copy, plan, cache_gb=1.0, disk=cache)(row)
     assert torch.equal(again.image, made.image)
     assert torch.equal(again.label, made.label)
     assert torch.equal(again.places, made.places)
@@ -123,10 +130,10 @@ def test_prepared_volumes_come_from_disk_as_they_were_made(tiny_dataset, cache, 
 
 
 def test_a_full_disk_costs_the_cache_and_not_the_run(tiny_dataset, cache, monkeypatch, caplog):
-    def full(path, content, *, lasting):
-        raise files.WriteError(errno.ENOSPC, "No space left on device")
+    def full(temporary, place):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, "write_bytes", full)
+    monkeypatch.setattr(Path, "replace", full)
     plan, rows = PreprocessingPlan(3, (16, 16, 16)), read_dataset(tiny_dataset).volumes[:2]
     volumes = VolumeLoader(tiny_dataset, plan, cache_gb=1.0, disk=cache)
     for row in rows:

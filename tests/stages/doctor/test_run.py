@@ -1,13 +1,20 @@
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
 from medmim.data.dataset.pseudonyms import Keys
 from medmim.errors import DataError, RunError
 from medmim.stages.doctor import Check
-from medmim.stages.doctor import run as module
-from medmim.stages.doctor.run import DoctorReport, doctor, refuse_bad
+from medmim.stages.doctor.run import (
+    DoctorReport,
+    check_decoders,
+    check_disk,
+    check_packages,
+    doctor,
+    refuse_bad,
+)
 
 
 def find(result, name):
@@ -39,10 +46,8 @@ def test_this_machine_passes_all_checks(tmp_path):
         ),
     ],
 )
-def test_old_missing_and_untested_packages_are_reported(tmp_path, monkeypatch, wanted, status, found, advice):
-    monkeypatch.setitem(module._NEWEST_TESTED, "torch", (1, 0))
-    monkeypatch.setattr(module, "requires", lambda name: [wanted, "nothing; extra == 'dev'"])
-    result = doctor(tmp_path, {})
+def test_old_missing_and_untested_packages_are_reported(wanted, status, found, advice):
+    result = DoctorReport(tuple(check_packages([wanted, "nothing; extra == 'dev'"], {"torch": (1, 0)})))
     check = find(result, wanted.split(">")[0])
     assert check.status == status
     assert found in check.found
@@ -120,20 +125,13 @@ def test_a_home_behind_a_link_passes(tmp_path):
 
 
 @pytest.mark.parametrize(("free", "status"), [(1e9, "bad"), (9e9, "note"), (9e10, "ok")])
-def test_low_disk_space_is_reported(tmp_path, monkeypatch, free, status):
-    monkeypatch.setattr(
-        module.shutil, "disk_usage", lambda place: module.shutil._ntuple_diskusage(0, 0, free)
-    )
-    assert find(doctor(tmp_path / "not" / "yet", {}), "disk").status == status
+def test_low_disk_space_is_reported(tmp_path, free, status):
+    assert check_disk(tmp_path / "not" / "yet", lambda place: free).status == status
 
 
-def test_missing_decoders_are_reported(tmp_path, monkeypatch):
-    class Missing:
-        is_available = False
-
-    monkeypatch.setattr(module, "get_decoder", lambda syntax: Missing)
-    result = doctor(tmp_path, {})
-    assert find(result, "JPEG-LS pictures").advice == "pip install pyjpegls"
+def test_missing_decoders_are_reported():
+    checks = DoctorReport(tuple(check_decoders(lambda syntax: SimpleNamespace(is_available=False))))
+    assert find(checks, "JPEG-LS pictures").advice == "pip install pyjpegls"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Evaluation during pretraining: monitors and alarms of every method."""
 
 import itertools
+from typing import ClassVar
 
 import pytest
 import tiny
@@ -13,9 +14,12 @@ from medmim.data.dataset.manifest import DatasetInfo, read_dataset, write_datase
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.encoders import build_encoder
-from medmim.stages.pretrain.evaluation import affordable_images
+from medmim.methods.base import Method, Step
+from medmim.stages.pretrain.evaluation import PretrainEvaluator, affordable_images
 from medmim.stages.pretrain.run import pretrain
+from medmim.stages.pretrain.setup import build_pretraining
 from medmim.tracking.mlflow_store import Store
+from medmim.tracking.recorder_interface import MemoryRecorder
 from medmim.training.budget import Budget
 
 PROBES = {"last/probe_effective_rank", "last/probe_cosine", "last/probe_segment_dice", "last/alarm_collapse"}
@@ -79,22 +83,44 @@ def test_the_run_records_whether_leaks_are_detected(tiny_dataset, home, words, a
     assert Store(home).run(result.run_id).data.tags["leak_alarm"] == alarm
 
 
-def test_an_exact_prediction_raises_the_leak_alarm(tiny_dataset, home, monkeypatch):
-    monkeypatch.setattr("medmim.methods.latent_mim.relative_error", lambda *_: torch.tensor(0.01))
-    metrics = pretrain(settings(tiny_dataset, **VIT, method="latent_mim"), home=home).metrics
-    assert metrics["last/probe_hidden_error"] == pytest.approx(0.01)
-    assert metrics["last/alarm_leak"] == 1
+class Reporting(Method):
+    """A method whose evaluation reports given terms."""
+
+    axes: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, encoder, **parts):
+        super().__init__()
+        self.encoder = encoder
+        self.parts = {name: torch.tensor(value) for name, value in parts.items()}
+
+    def forward(self, images, hidden):
+        """Return the terms."""
+        return Step(loss=torch.zeros(()), parts=self.parts)
+
+
+def evaluated(data, home, **parts):
+    """Return the metrics of a pretraining whose method reports these terms."""
+    run = build_pretraining(settings(data, **VIT, method="latent_mim"), home=home, log=str)
+    run.module.method = Reporting(run.encoder, **parts)
+    evaluator = PretrainEvaluator(run, MemoryRecorder(), home)
+    evaluator.start()
+    return evaluator(2)
+
+
+@pytest.mark.parametrize(("error", "alarm"), [(0.01, 1.0), (0.5, 0.0)])
+def test_an_exact_prediction_raises_the_leak_alarm(tiny_dataset, home, error, alarm):
+    metrics = evaluated(tiny_dataset, home, hidden_error=error)
+    assert metrics["probe/hidden_error"] == pytest.approx(error)
+    assert metrics["alarm/leak"] == alarm
 
 
 @pytest.mark.parametrize(("cosine", "alarm"), [(0.96, 1.0), (0.9, 0.0)])
 def test_identical_targets_raise_the_collapse_alarm_even_with_diverse_features(
-    tiny_dataset, home, monkeypatch, cosine, alarm
+    tiny_dataset, home, cosine, alarm
 ):
-    monkeypatch.setattr("medmim.methods.latent_mim.mean_cosine", lambda *_: torch.tensor(cosine))
-    words = {**VIT, "method": "latent_mim", "method_options": {"similarity": 0.0}}
-    metrics = pretrain(settings(tiny_dataset, **words), home=home).metrics
-    assert metrics["last/probe_cosine"] < 0.95
-    assert metrics["last/alarm_collapse"] == alarm
+    metrics = evaluated(tiny_dataset, home, cosine_targets=cosine)
+    assert metrics["probe/cosine"] < 0.95
+    assert metrics["alarm/collapse"] == alarm
 
 
 def test_classes_are_probed_and_used_for_supervision(classed_dataset, home):

@@ -60,25 +60,19 @@ def test_an_error_of_the_child_is_returned(tmp_path, new_home):
     assert "no dataset at" in outcome.error
 
 
-def test_an_interrupted_run_is_resumed_and_one_without_a_state_is_discarded(
-    tiny_dataset, new_home, monkeypatch
-):
-    from interruption import PowerCutError, cut_power
+def test_an_interrupted_run_is_resumed_and_one_without_a_state_is_discarded(tiny_dataset, new_home):
+    from interruption import PowerCutError, run_until_power_cut
 
     home = new_home()
     store = Store(home)
-    empty = store.begin(
-        experiment="medmim", name="nothing saved", tags={"job": "d" * 64, "stage": "finetune"}
-    )
     work = job(tiny_dataset, steps=3, checkpoint_every_steps=1)
-    with monkeypatch.context() as patched:
-        cut_power(patched, after=2)
-        with pytest.raises(PowerCutError, match="power cut"):
-            run_here(work, home)
+    with pytest.raises(PowerCutError, match="power cut"):
+        run_until_power_cut(work, home, after=2)
     (cut,) = store.runs(job="d" * 64)
-    assert cut.info.run_id != empty.run_id
+    store.begin(experiment="medmim", name="nothing saved", tags={"job": "d" * 64, "stage": "finetune"})
     outcome = run_here(work, home)
     assert outcome.run_id == cut.info.run_id
+    assert [run.info.run_id for run in store.runs(job="d" * 64)] == [cut.info.run_id]
     assert store.run(cut.info.run_id).data.metrics["last/steps"] == 3
 
 
