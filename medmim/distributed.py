@@ -13,34 +13,34 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def together() -> int:
+def world_size() -> int:
     """Return the number of processes that share a step; 1 without distributed training."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def number() -> int:
+def rank() -> int:
     """Return the rank of this process, from 0."""
-    return dist.get_rank() if together() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
-def sum_of_all(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """Return the sum over all processes; each process must call it with the same shape."""
-    if together() == 1:
+    if world_size() == 1:
         return values
-    total: Tensor = _SumOverAll.apply(values)  # type: ignore[no-untyped-call]
+    total: Tensor = _AllReduceSum.apply(values)  # type: ignore[no-untyped-call]
     return total
 
 
-def each_of_all(values: Tensor) -> Tensor:
+def all_gather(values: Tensor) -> Tensor:
     """Return the values of all processes, (processes, *values.shape); shapes must be equal."""
-    if together() == 1:
+    if world_size() == 1:
         return values[None]
-    placed = values.new_zeros(together(), *values.shape)
-    placed[number()] = values
-    return sum_of_all(placed)
+    placed = values.new_zeros(world_size(), *values.shape)
+    placed[rank()] = values
+    return all_reduce_sum(placed)
 
 
-class _SumOverAll(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     """Sum over all processes; the gradient is summed over them as well."""
 
     @staticmethod

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from medmim.distributed import each_of_all, number, sum_of_all, together
+from medmim.distributed import all_gather, all_reduce_sum, rank, world_size
 from medmim.encoders import build_encoder
 from medmim.encoders.batch_norm import sync_batch_norms
 from medmim.heads import build_head, detection
@@ -42,7 +42,7 @@ class Boxes(torch.nn.Module):
 
     def forward(self, images, hidden, labels):
         dims = images.dim() - 2
-        boxes = torch.tensor([[2.0] * dims + [6.0 + number] * dims for number in range(len(images))])
+        boxes = torch.tensor([[2.0] * dims + [6.0 + row] * dims for row in range(len(images))])
         present = labels.flatten(1)[:, :1] > 0
         return detection.detection_loss(self.net, images, boxes[:, None], present.long() - 1)
 
@@ -92,17 +92,17 @@ def step_of(name, dims, share=None):
     return {"loss": loss.detach(), **{n: p.grad for n, p in network.named_parameters() if p.grad is not None}}
 
 
-def share_of_all(rank, port, dims, queue):
+def share_of_all(index, port, dims, queue):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    assert (together(), number()) == (2, rank)
+    dist.init_process_group("gloo", rank=index, world_size=2)
+    assert (world_size(), rank()) == (2, index)
     found = {}
     for name in CASES:
-        mean = {key: sum_of_all(value) / 2 for key, value in step_of(name, dims, rank).items()}
+        mean = {key: all_reduce_sum(value) / 2 for key, value in step_of(name, dims, index).items()}
         found[name] = {key: value.tolist() for key, value in mean.items()}
-    found["each"] = each_of_all(torch.tensor([rank, 5])).tolist()
-    if rank == 0:
+    found["each"] = all_gather(torch.tensor([index, 5])).tolist()
+    if index == 0:
         queue.put(found)
     dist.barrier()
     dist.destroy_process_group()
@@ -131,6 +131,6 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(dims, free_port):
 
 def test_one_process_has_its_own_values():
     values = torch.arange(3.0)
-    assert (together(), number()) == (1, 0)
-    assert sum_of_all(values) is values
-    assert torch.equal(each_of_all(values), values[None])
+    assert (world_size(), rank()) == (1, 0)
+    assert all_reduce_sum(values) is values
+    assert torch.equal(all_gather(values), values[None])

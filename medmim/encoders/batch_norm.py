@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from medmim.distributed import sum_of_all, together
+from medmim.distributed import all_reduce_sum, world_size
 from medmim.shapes import Images
 
 
@@ -43,13 +43,13 @@ def synced_batch_norm(
     axes = [0, *range(2, values.dim())]
     wide = values.to(torch.promote_types(values.dtype, torch.float32))
     voxels = wide.new_tensor([values.numel() / values.shape[1]])
-    sums = sum_of_all(torch.cat([wide.sum(axes), voxels]))
+    sums = all_reduce_sum(torch.cat([wide.sum(axes), voxels]))
     count = sums[-1]
     mean = sums[:-1] / count
     shape = (1, -1, *[1] * (values.dim() - 2))
     centred = wide - mean.reshape(shape)
     # a second reduction around the global mean: a difference of squares would lose half of the digits
-    variance = sum_of_all(centred.square().sum(axes)) / count
+    variance = all_reduce_sum(centred.square().sum(axes)) / count
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean, momentum)
@@ -71,7 +71,7 @@ class SyncedBatchNorm(_BatchNorm):
 
     def forward(self, values: Any) -> Any:
         """Normalise the values of this process by the statistics of all processes."""
-        if self.alone or not self.training or together() == 1:
+        if self.alone or not self.training or world_size() == 1:
             return super().forward(values)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

@@ -18,7 +18,7 @@ from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medmim.distributed import sum_of_all
+from medmim.distributed import all_reduce_sum
 from medmim.encoders import Encoder
 from medmim.heads.anchors import AnchorGrid, Anchors, matched
 from medmim.heads.pyramid import Pyramid
@@ -141,7 +141,7 @@ def detection_loss(
             off = off + BoxGIoULoss(reduction="sum")(decoded, boxes[number][real][index[positive]])
     total = _focal_loss(scores, target) + _BOX_WEIGHT * off
     sums = torch.stack([total, total.new_tensor(float(positives))])
-    total, count = sum_of_all(sums) if network.training else sums
+    total, count = all_reduce_sum(sums) if network.training else sums
     mean: Scalar = total / count.clamp(min=1)
     return mean
 

@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medmim.distributed import each_of_all, number
+from medmim.distributed import all_gather, rank
 from medmim.encoders import Encoder
 from medmim.errors import UsageError, did_you_mean
 from medmim.methods.base import Method, Step, require_grid
@@ -87,7 +87,7 @@ class Contrastive(Method):
 
         The order is that of one process with all images: all first views, then all second views.
         """
-        shares, here = (each_of_all(keys), number()) if self.training else (keys[None], 0)
+        shares, here = (all_gather(keys), rank()) if self.training else (keys[None], 0)
         gathered = rearrange(shares, "share (view image) width -> (view share image) width", view=2)
         count = len(gathered)
         indices = torch.arange(count, device=keys.device).view(2, len(shares), -1)[:, here].flatten()

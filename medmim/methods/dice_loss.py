@@ -12,7 +12,7 @@ from monai.losses.dice import DiceCELoss, DiceFocalLoss, DiceLoss
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
-from medmim.distributed import sum_of_all, together
+from medmim.distributed import all_reduce_sum, world_size
 
 CRITERIA: dict[str, type[DiceCELoss | DiceFocalLoss]] = {"dice_ce": DiceCELoss, "dice_focal": DiceFocalLoss}
 
@@ -45,14 +45,14 @@ class _DiceOfAll(DiceLoss):  # type: ignore[misc]  # MONAI is not typed
     """MONAI's batch Dice over the patches of all processes; unchanged in one process."""
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002 - MONAI's name
-        if together() == 1 or not self.training:
+        if world_size() == 1 or not self.training:
             alone: Tensor = super().forward(input, target)
             return alone
         found, true = input, target
         if self.softmax:
             found, true = input.softmax(dim=1)[:, 1:], _masks(target, input)[:, 1:]
         axes = [0, *range(2, input.dim())]
-        sums = sum_of_all(torch.stack([one.sum(dim=axes) for one in (found * true, found, true)]))
+        sums = all_reduce_sum(torch.stack([one.sum(dim=axes) for one in (found * true, found, true)]))
         dice = (2 * sums[0] + self.smooth_nr) / (sums[1] + sums[2] + self.smooth_dr)
         of_all: Tensor = (1 - dice).mean()
         return of_all

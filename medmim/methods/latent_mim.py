@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from medmim.distributed import sum_of_all, together
+from medmim.distributed import all_reduce_sum, world_size
 from medmim.encoders import Encoder
 from medmim.encoders.patch_tokens import Tokens, initialise, select_patches
 from medmim.encoders.vit import ViTEncoder
@@ -118,7 +118,7 @@ class LatentMIM(Method):
 
     def _mean_over_processes(self, value: Scalar) -> Scalar:
         """Return the mean over processes, which have equally many images."""
-        return sum_of_all(value) / together() if self.training else value
+        return all_reduce_sum(value) / world_size() if self.training else value
 
     def _target_cosine(self) -> Scalar:
         """Return the target value of the mean cosine, which decreases along a cosine schedule."""

@@ -58,7 +58,7 @@ def to_resume(
 
     store = Store(home)
     run_id = find_unfinished(store, stage, word, task=task)
-    places = [data, *more_data] if data else find_places(home, store.run(run_id).data.tags)
+    places = [data, *more_data] if data else find_dataset_folders(home, store.run(run_id).data.tags)
     return stored_settings(kind, store, run_id, data=places[0], more_data=places[1:]), run_id
 
 
@@ -174,7 +174,7 @@ def _check_launcher(processes: int) -> None:
             )
 
 
-def note_places(home: Path, tags: Mapping[str, str], folders: Sequence[Path]) -> None:
+def note_dataset_folders(home: Path, tags: Mapping[str, str], folders: Sequence[Path]) -> None:
     """Record the folders of the datasets of a run, in the order of its tags."""
     places = [str(folder.resolve()) for folder in folders]
     known, new = _places(home), dict(zip(_content_hashes(tags), places, strict=True))
@@ -182,7 +182,7 @@ def note_places(home: Path, tags: Mapping[str, str], folders: Sequence[Path]) ->
         files.write_bytes(home / PLACES, files.json_bytes({**known, **new}), mode=0o600)
 
 
-def find_places(home: Path, tags: Mapping[str, str]) -> list[Path]:
+def find_dataset_folders(home: Path, tags: Mapping[str, str]) -> list[Path]:
     """Return the folder of each dataset of a run: its last place, ./medmim-data, or a renamed one nearby."""
     return [_find_place(home, content_hash) for content_hash in _content_hashes(tags)]
 

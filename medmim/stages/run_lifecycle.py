@@ -26,7 +26,13 @@ from medmim.errors import UnregisteredError
 from medmim.heads import Transfer
 from medmim.notebook import NotebookResult, Table, read_picture
 from medmim.stages.initial_weights import InitialWeights
-from medmim.stages.resumption import TARGETS_FILE, in_training, note_places, note_weights_file, resume_run
+from medmim.stages.resumption import (
+    TARGETS_FILE,
+    in_training,
+    note_dataset_folders,
+    note_weights_file,
+    resume_run,
+)
 from medmim.stages.target_table import with_keyed_targets
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.recorder_interface import MemoryRecorder, Recorder
@@ -217,7 +223,7 @@ def _start(run: TrainingRun[Any, Any], given: RunSettings, store: Store, tags: M
     """Start a run and store its settings without paths, which are noted next to the store."""
     server_of(store)  # rejects a bad tracking URI before the run is created
     settings = run.settings
-    note_places(store.home, tags, [given.data, *getattr(given, "more_data", ())])
+    note_dataset_folders(store.home, tags, [given.data, *getattr(given, "more_data", ())])
     named = f"{run.name} · seed {settings.seed}"
     recorder = store.begin(experiment=settings.experiment, name=named, tags=tags)
     recorder.settings(settings.model_dump(mode="json", exclude={"data", "more_data", "targets"}))

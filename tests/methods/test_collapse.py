@@ -25,7 +25,7 @@ from medmim.encoders import build_encoder
 from medmim.masks import build_mask
 from medmim.methods import build_method
 from medmim.methods.latent_objectives import mean_cosine
-from medmim.training.evaluation.pretraining_monitors import Monitors, alike_targets
+from medmim.training.evaluation.pretraining_monitors import Monitors, target_collapse
 
 SLICES = Path(__file__).parents[3] / "shared" / "data" / "figshare_brain_tumor" / "images"
 STEPS = 150
@@ -100,7 +100,7 @@ def test_behind_a_projector_both_collapse_and_the_target_cosine_shows_it(slices,
     found = monitors()
     assert found["probe/cosine"] < 0.95
     assert found["alarm/collapse"] == 0  # the encoder alone
-    assert alike_targets({"val/cosine_targets": within}) == {"alarm/collapse": 1.0}
+    assert target_collapse({"val/cosine_targets": within}) == {"alarm/collapse": 1.0}
 
 
 def test_stop_gradient_without_a_projector_keeps_patches_apart(slices):

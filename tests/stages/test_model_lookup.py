@@ -71,11 +71,11 @@ def test_the_best_candidate_on_validation_is_chosen_and_the_reason_logged(regist
 
 def test_a_version_of_a_pack_is_not_the_default_whatever_score_it_claims(registry):
     registry.add("lung", score=0.999, origin="0" * 32)
-    assert "comes from a pack" in "".join(registry.said if registry.chosen() else ())
+    assert "come from a pack" in "".join(registry.said if registry.chosen() else ())
     own = registry.add("lung", score=0.5)
     registry.add("lung", score=0.999, origin="1" * 32)
     assert registry.chosen() == registry.chosen("lung") == own
-    assert "comes from a pack" not in "".join(registry.said)
+    assert "come from a pack" not in "".join(registry.said)
 
 
 def test_a_control_that_scores_higher_is_mentioned(registry):

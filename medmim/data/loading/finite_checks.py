@@ -19,7 +19,9 @@ _log = logging.getLogger(__name__)
 _ADVICE = "repair the file and run `medmim ingest` again"
 
 
-def finite(volume: VolumeRecord, prepare: Callable[[VolumeRecord], PreprocessedVolume]) -> PreprocessedVolume:
+def load_finite(
+    volume: VolumeRecord, prepare: Callable[[VolumeRecord], PreprocessedVolume]
+) -> PreprocessedVolume:
     """Return a preprocessed volume with finite values.
 
     Raises:
@@ -34,7 +36,7 @@ def finite(volume: VolumeRecord, prepare: Callable[[VolumeRecord], PreprocessedV
     return prepared
 
 
-def finite_ones(
+def first_finite(
     volumes: Iterable[VolumeRecord], prepare: Callable[[VolumeRecord], PreprocessedVolume], *, count: int
 ) -> list[VolumeRecord]:
     """Return the first `count` volumes with finite values and log the ones that are left out.

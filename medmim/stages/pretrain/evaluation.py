@@ -13,7 +13,7 @@ from torch import Tensor
 from medmim import files
 from medmim.config.runs import PretrainSettings
 from medmim.data.dataset.manifest import VolumeRecord
-from medmim.data.loading.finite_checks import finite_ones
+from medmim.data.loading.finite_checks import first_finite
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.probe_images import ProbeImages, build_probe_images, stratified_subset
 from medmim.encoders import Encoder
@@ -29,8 +29,8 @@ from medmim.training.evaluation.figures import panel, reconstruction_rows
 from medmim.training.evaluation.pretraining_monitors import (
     LEAKED_ERROR,
     Monitors,
-    alike_targets,
     hidden_error,
+    target_collapse,
 )
 from medmim.training.lightning_modules import in_views
 from medmim.training.precision import autocast
@@ -77,7 +77,7 @@ class PretrainEvaluator:
         reconstructions = [picture.get("reconstruction") for picture in pictures]
         metrics |= self._leaks(reconstructions, metrics.pop(f"val/{HIDDEN_ERROR}", None))
         monitored = self.monitors() if self.monitors and self._monitors_due(step) else {}
-        return metrics | monitored | alike_targets(metrics)
+        return metrics | monitored | target_collapse(metrics)
 
     def _monitors_due(self, step: int) -> bool:
         """Return whether the monitors run at this evaluation; they always run at the last one."""
@@ -115,7 +115,7 @@ def _batches(run: PretrainRun) -> list[tuple[Tensor, ...]]:
     method, module, kind = run.method, run.module, run.method.label_kind
     val, train = run.partition.val, run.partition.train
     candidates = volumes_with_labels(val, kind) or volumes_with_labels(train, kind)
-    chosen = tuple(finite_ones(candidates, run.volumes, count=_PATCHES))
+    chosen = tuple(first_finite(candidates, run.volumes, count=_PATCHES))
     total = -(-max(len(chosen), _BATCH) // _BATCH) * _BATCH
     patches = pretraining_dataset(
         method, chosen, run.volumes, run.settings.augment, classes=run.classes, seed=0
@@ -140,7 +140,7 @@ def _monitors(run: PretrainRun) -> Monitors:
     known = [volume for volume in train if volume.target is not None or volume.label]
 
     def probe_images(volumes: Sequence[VolumeRecord], most: int) -> ProbeImages:
-        chosen = finite_ones(stratified_subset(volumes, most), run.volumes, count=most)
+        chosen = first_finite(stratified_subset(volumes, most), run.volumes, count=most)
         return build_probe_images(chosen, run.volumes, run.plan, run.classes)
 
     return Monitors(

@@ -106,7 +106,7 @@ def shared_temperature(columns: Mapping[str, LabelColumn]) -> float:
     return best_temperature(lambda temperature: float(np.logaddexp(0, -signed / temperature).mean()))
 
 
-def heated(column: LabelColumn, temperature: float) -> LabelColumn:
+def with_temperature(column: LabelColumn, temperature: float) -> LabelColumn:
     """Return a column whose logits are divided by a temperature."""
     shares = column.shares.clip(_SMALLEST, 1 - _SMALLEST)
     logits = (np.log(shares) - np.log1p(-shares)) / temperature

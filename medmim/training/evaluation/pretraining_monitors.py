@@ -109,7 +109,7 @@ class Monitors:
         return {"probe/effective_rank": rank, "probe/cosine": cosine, "alarm/collapse": float(collapsed)}
 
 
-def alike_targets(found: Mapping[str, float]) -> dict[str, float]:
+def target_collapse(found: Mapping[str, float]) -> dict[str, float]:
     """Return the alarm for collapsed latent targets (`val/cosine_targets`); empty without a collapse."""
     return {"alarm/collapse": 1.0} if found.get("val/cosine_targets", 0.0) > COLLAPSED_COSINE else {}
 

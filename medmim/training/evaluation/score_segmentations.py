@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.nifti import read_image
-from medmim.data.loading.finite_checks import finite
+from medmim.data.loading.finite_checks import load_finite
 from medmim.data.loading.foreground_sampling import IGNORE
 from medmim.data.loading.preprocess import PreprocessedVolume, VolumeLoader, class_indices
 from medmim.data.loading.preprocessing_plan import Regions
@@ -118,7 +118,7 @@ def score_volume(
 
     If `final` is None, components are computed instead of distances.
     """
-    prepared, regions = finite(volume, volumes), volumes.plan.regions
+    prepared, regions = load_finite(volume, volumes), volumes.plan.regions
     probabilities = probabilities_of(prepared)
     if volumes.plan.spacing_mm is None and volumes.plan.view == "patch":
         label = prepared.label

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.augmentation import load_augmentation
-from medmim.data.loading.finite_checks import finite
+from medmim.data.loading.finite_checks import load_finite
 from medmim.data.loading.patches import CLASSIFICATION_AUGMENTATION, classification_patches
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, View
@@ -106,7 +106,7 @@ class WholeImageTask(Task):
         options: dict[str, Any] = {"precision": context.precision, "mirror": self.mirror}
         rows: list[Row] = []
         for case in cases:
-            scores = classify(network, finite(case, context.volumes), context.plan, **options)
+            scores = classify(network, load_finite(case, context.volumes), context.plan, **options)
             own = {"metric": self.metric, "case": case.id, "subject": case.subject}
             rows.append({**own, **self.result(case, scores, context)})
         return rows

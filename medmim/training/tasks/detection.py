@@ -14,7 +14,7 @@ from medmim.data.dataset.boxes import boxes_in_slice, boxes_to_2d, boxes_to_3d, 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.augmentation import load_augmentation
 from medmim.data.loading.detection_samples import DEFAULT, detection_patches
-from medmim.data.loading.finite_checks import finite
+from medmim.data.loading.finite_checks import load_finite
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import View
 from medmim.encoders import Encoder
@@ -155,7 +155,7 @@ class Detection(Task):
         assert isinstance(network, Detector)
         rows = []
         for case in cases:
-            prepared = finite(case, context.volumes)
+            prepared = load_finite(case, context.volumes)
             for found in self._detect(network, prepared, context):
                 rows.append(self._row(case, prepared, found, context))
         return rows
@@ -183,7 +183,7 @@ class Detection(Task):
         assert isinstance(network, Detector)
         rows = []
         for case in cases:
-            prepared = finite(case, context.volumes)
+            prepared = load_finite(case, context.volumes)
             axis, boxes = prepared.slice_axis, prepared.boxes
             middle = (
                 (boxes[0, axis] + boxes[0, axis + 3]) / 2

@@ -24,9 +24,9 @@ from medmim.training.evaluation.multilabel_metrics import (
     THRESHOLD,
     best_threshold,
     columns_of,
-    heated,
     label_means,
     shared_temperature,
+    with_temperature,
 )
 from medmim.training.tasks.base import Cases, EvaluationContext, LogLine, Options, Row
 from medmim.training.tasks.classification import Classification, ClassScores
@@ -124,7 +124,9 @@ class MultiLabel(Classification):
         """Return the temperature that calibrates all probabilities, and each class's threshold of best F1."""
         columns = columns_of(rows, list(context.names.values()))
         heat = shared_temperature(columns)
-        thresholds = {name: best_threshold(heated(column, heat)) for name, column in columns.items()}
+        thresholds = {
+            name: best_threshold(with_temperature(column, heat)) for name, column in columns.items()
+        }
         return {"temperature": heat, "thresholds": thresholds}
 
     def aggregate(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, float]:

@@ -76,7 +76,7 @@ def test_masks_of_0_and_1_fit_masks_of_0_and_255(tmp_path):
         maker.save(tmp_path / folder, "a.nii.gz", maker.label_map(values=(0, value, value)))
     codes, _, notes = read(tmp_path, "tool")
     assert codes == {1: 255}
-    assert notes == ["tool: value 1 is taken for 255, the only class"]
+    assert notes == ["tool: value 1 is read as 255, the only class"]
 
 
 @pytest.mark.parametrize(("white", "other"), [(255, 1), (1, 255)])

@@ -7,9 +7,9 @@ from sklearn.metrics import f1_score, roc_auc_score
 from medmim.training.evaluation.multilabel_metrics import (
     best_threshold,
     columns_of,
-    heated,
     label_means,
     shared_temperature,
+    with_temperature,
 )
 
 
@@ -73,7 +73,7 @@ def test_probabilities_that_are_too_sure_are_calibrated():
     sure = column(truth, (1 / (1 + np.exp(-3 * logits))).tolist())
     temperature = shared_temperature({"a": sure})
     assert temperature == pytest.approx(3, rel=0.1)
-    whole, cooled = np.ones(4000), heated(sure, temperature)
+    whole, cooled = np.ones(4000), with_temperature(sure, temperature)
     assert cooled.calibration_error(whole) < 0.03 < 0.1 < sure.calibration_error(whole)
     assert cooled.auroc(whole) == pytest.approx(sure.auroc(whole), abs=1e-4)
     assert shared_temperature({"a": column([], [])}) == shared_temperature({}) == 1.0
