@@ -47,7 +47,8 @@ def build(name, dims, *, dtype=torch.float64, spread=0.5):
 def batch_for(net, dims, *, rule="random", times=1, ratio=0.5, batch=2, dtype=torch.float64, seed=0):
     generator = torch.Generator().manual_seed(seed)
     grid = (3, 2, 2)[:dims] if max(net.total_stride) >= 8 else (4, 5, 3)[:dims]
-    grid = (2, 2, 1)[:dims] if max(net.total_stride) * times > 16 else grid
+    if max(net.total_stride) * times >= 16:  # large cells: a third axis makes them costly
+        grid = ((3, 2, 1) if max(net.total_stride) * times == 16 else (2, 2, 1))[:dims]
     space = [cells * stride * times for cells, stride in zip(grid, net.total_stride, strict=True)]
     images = torch.randn(batch, CHANNELS, *space, generator=generator).to(dtype) + 0.5
     return images, build_mask(rule, ratio=ratio).sample(batch, grid, generator=generator)

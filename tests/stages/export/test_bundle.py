@@ -15,43 +15,60 @@ from medmim.errors import UsageError
 from medmim.stages.export.run import LARGEST_DIFFERENCE, export
 from medmim.stages.predict.run import predict
 
+BUNDLES = {  # dimensions, spacing of the model, options of its prediction; None: nested regions
+    "3d": (3, None, {}),
+    "3d resampled mirrored": (3, [1.3] * 3, {"mirror": True}),
+    "2d mirrored": (2, None, {"mirror": True}),
+    "3d regions": (3, None, None),
+}
+# one process for all bundles: it takes longer to import MONAI than to run it
+RUN_WITHOUT_MEDMIM = """
+import json, os, runpy, sys
+sys.modules["medmim"] = None
+for folder, words in json.loads(sys.argv[1]):
+    os.chdir(folder)
+    sys.argv = ["monai.bundle", "run", *words]
+    runpy.run_module("monai.bundle", run_name="__main__")
+"""
 
-@pytest.mark.parametrize(
-    ("dims", "spacing", "options"),
-    [
-        pytest.param(3, None, {}, marks=pytest.mark.slow),
-        (3, [1.3] * 3, {"mirror": True}),
-        (2, None, {"mirror": True}),
-        (3, None, None),
-    ],
-    ids=["3d", "3d resampled mirrored", "2d mirrored", "3d regions"],
-)
-def test_monai_runs_the_bundle_without_medmim(dims, spacing, options, varied_dataset, tmp_path, home):
-    nested = options is None
-    level, more = ((0.5, 1.5), threshold.NESTED) if nested else (1.5, {"options": options})
-    model = threshold.write_model(tmp_path / "model", level, dims=dims, spacing_mm=spacing, **more)
-    made = export("bundle", data=varied_dataset, home=home, model=str(model), out=tmp_path / "bundle")
-    assert made.difference <= LARGEST_DIFFERENCE
-    predictions = predict(varied_dataset, tmp_path / "out", home=home, model=str(model))
-    volume = read_dataset(varied_dataset).volumes[2]
-    words = ["--config_file", "configs/inference.json", "--bundle_root", "."]
-    words += ["--image", str(varied_dataset / volume.image), "--output_dir", str(tmp_path / "eval")]
-    blocked = "import sys\nsys.modules['medmim'] = None\nimport runpy\n"
-    blocked += "sys.argv[0] = 'monai.bundle'\nrunpy.run_module('monai.bundle', run_name='__main__')"
+
+@pytest.fixture(scope="module")
+def run_bundles(varied_dataset, new_home, tmp_path_factory):
+    """The segmentation of one volume by medmim and by MONAI, of the model of every bundle."""
+    home, folder = new_home(), tmp_path_factory.mktemp("bundles")
+    volume, runs, found = read_dataset(varied_dataset).volumes[2], [], {}
+    for name, (dims, spacing, options) in BUNDLES.items():
+        place = folder / name.replace(" ", "-")
+        place.mkdir()
+        level, more = ((0.5, 1.5), threshold.NESTED) if options is None else (1.5, {"options": options})
+        model = threshold.write_model(place / "model", level, dims=dims, spacing_mm=spacing, **more)
+        made = export("bundle", data=varied_dataset, home=home, model=str(model), out=place / "bundle")
+        assert made.difference <= LARGEST_DIFFERENCE
+        predictions = predict(varied_dataset, place / "out", home=home, model=str(model))
+        words = ["--config_file", "configs/inference.json", "--bundle_root", "."]
+        words += ["--image", str(varied_dataset / volume.image), "--output_dir", str(place / "eval")]
+        runs.append((str(made.path), words))
+        found[name] = predictions.out / "segmentations" / f"{volume.id}.nii.gz", place / "eval"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     ran = subprocess.run(
-        [sys.executable, "-c", blocked, "run", *words],
-        cwd=made.path,
+        [sys.executable, "-c", RUN_WITHOUT_MEDMIM, json.dumps(runs)],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    [written] = (tmp_path / "eval").rglob("*.nii.gz")
-    ours, theirs = read_image(predictions.out / "segmentations" / f"{volume.id}.nii.gz"), read_image(written)
+    return found
+
+
+@pytest.mark.parametrize("name", BUNDLES)
+def test_monai_runs_the_bundle_without_medmim(name, run_bundles):
+    _, spacing, options = BUNDLES[name]
+    path, folder = run_bundles[name]
+    [written] = folder.rglob("*.nii.gz")
+    ours, theirs = read_image(path), read_image(written)
     np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-4)
-    assert np.unique(ours.array).tolist() == ([0, 4, 9] if nested else [0, 1])
+    assert np.unique(ours.array).tolist() == ([0, 4, 9] if options is None else [0, 1])
     wrong = np.count_nonzero(ours.array != theirs.array)
     assert wrong <= (0 if spacing is None else 0.002 * ours.array.size)
 
