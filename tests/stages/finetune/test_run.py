@@ -110,28 +110,33 @@ def test_the_same_seed_gives_the_same_bytes(study_copy):
     assert cases_of(Store(study_copy.home), again) == cases_of(Store(study_copy.home), study_copy.scratch)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_dataset, new_home):
+    """A run that nothing interrupts, and its store."""
+    home = new_home()
+    return finetune(settings(tiny_dataset, num_evaluations=3), home=home, log=quiet), Store(home)
+
+
 @pytest.mark.parametrize("after", [1, 3])
-def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(tiny_dataset, home, after):
-    whole = finetune(settings(tiny_dataset, num_evaluations=3), home=home, log=quiet)
+def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(uninterrupted, tiny_dataset, home, after):
     with pytest.raises(PowerCutError, match="power cut"):
         finetune(settings(tiny_dataset, num_evaluations=3), home=home, log=quiet, callbacks=[PowerCut(after)])
-    assert_resumed_is(whole, tiny_dataset, home)
+    assert_resumed_is(*uninterrupted, tiny_dataset, home)
 
 
-def test_a_run_that_stopped_before_its_test_is_resumed(tiny_dataset, home):
-    whole = finetune(settings(tiny_dataset, num_evaluations=3), home=home, log=quiet)
+def test_a_run_that_stopped_before_its_test_is_resumed(uninterrupted, tiny_dataset, home):
     with pytest.raises(PowerCutError, match="power cut"):
         finetune(settings(tiny_dataset, num_evaluations=3), home=home, log=quiet, callbacks=[PowerCut()])
-    assert_resumed_is(whole, tiny_dataset, home)
+    assert_resumed_is(*uninterrupted, tiny_dataset, home)
 
 
-def assert_resumed_is(whole, data, home):
+def assert_resumed_is(whole, whole_store, data, home):
     """Resume the newest run as the command line does and compare it with an uninterrupted one."""
     store = Store(home)
     stored = stored_settings(FinetuneSettings, store, store.runs(stage="finetune")[0].info.run_id, data=data)
     resumed = finetune(stored, home=home, resume="latest", log=quiet)
     assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
-    assert cases_of(store, resumed) == cases_of(store, whole)
+    assert cases_of(store, resumed) == cases_of(whole_store, whole)
     ignored = "last/minutes"
     assert {k: v for k, v in resumed.metrics.items() if k != ignored} == {
         k: v for k, v in whole.metrics.items() if k != ignored
@@ -144,7 +149,7 @@ def test_a_run_from_a_weights_file_is_resumed(study, new_home):
     whole = finetune(settings(study.data, **words), home=home, log=quiet)
     with pytest.raises(PowerCutError, match="power cut"):
         finetune(settings(study.data, **words), home=home, log=quiet, callbacks=[PowerCut(1)])
-    assert_resumed_is(whole, study.data, home)
+    assert_resumed_is(whole, Store(home), study.data, home)
 
 
 def test_weights_of_another_home_can_be_used(study, new_home):
