@@ -13,12 +13,12 @@ from medmim.data.formats.annotations import (
     AnnotationFile,
     EntryError,
     ImageAnnotation,
-    clean_class_name,
     corner_box,
     ellipse,
     outline_of,
     split_of,
 )
+from medmim.data.formats.class_names import clean_class_name
 from medmim.data.formats.coco_rle import decode_runs
 from medmim.text_formats import parse_json
 
@@ -51,11 +51,12 @@ def read_json_lines(text: str, _: Path) -> AnnotationFile:
     def read(line: str) -> None:
         row = parse_json(line)
         row = {{"file_name": "image", "label": "class"}.get(key, key): value for key, value in row.items()}
-        name = clean_class_name(str(row["class"]), 1) if "class" in row else None
+        name = None if row.get("class") is None else clean_class_name(str(row["class"])) or None
         image = ImageAnnotation(image=row["image"], target=name)
         image.group = str(row["group"]) if "group" in row else None
         image.split = split_of(str(row["split"])) if "split" in row else None
-        images.setdefault(image.image, image)
+        known = images.setdefault(image.image, image)
+        known.target = name if known.target == name else None  # several findings of several classes
         if row.get("polygon_xy"):
             outline = outline_of(row["polygon_xy"])
             images[image.image].marks.append(Annotation(name=name or "", outlines=(outline,)))
@@ -176,7 +177,7 @@ def read_via_rows(rows: Sequence[Mapping[str, str]]) -> AnnotationFile:
 def _via_mark(region: Mapping[str, Any]) -> Annotation:
     shape, words = region["shape_attributes"], region.get("region_attributes") or {}
     given = next((words[key] for key in CLASS_KEYS if isinstance(words.get(key), str)), None)
-    name = clean_class_name(given, 1) if given else ""
+    name = clean_class_name(given)
     kind = shape["name"]
     if kind == "rect":
         x, y = float(shape["x"]), float(shape["y"])
@@ -207,7 +208,7 @@ def _read_labelme(content: Mapping[str, Any], file: Path) -> AnnotationFile:
 
 
 def _labelme_mark(shape: Mapping[str, Any]) -> Annotation:
-    name, points = clean_class_name(shape.get("label"), 1), shape["points"]
+    name, points = clean_class_name(shape.get("label")), shape["points"]
     kind = shape.get("shape_type") or "polygon"
     if kind == "polygon":
         return Annotation(name=name, outlines=(outline_of(points),))

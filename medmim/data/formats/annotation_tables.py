@@ -15,10 +15,10 @@ from medmim.data.formats.annotations import (
     AnnotationFile,
     EntryError,
     ImageAnnotation,
-    clean_class_name,
     corner_box,
     split_of,
 )
+from medmim.data.formats.class_names import clean_class_name
 from medmim.data.formats.images import PICTURE_SUFFIXES
 
 _DELIMITERS = ",;\t|"
@@ -29,11 +29,15 @@ _IMAGE_COLUMNS = (
 )  # fmt: skip
 _CLASS_COLUMNS = (
     "label", "labels", "class", "classname", "target", "diagnosis", "dx", "category", "finding", "findings",
-    "findinglabels", "type", "grade", "level", "result",
+    "findinglabels", "findinglabel", "labelname", "classlabel", "pathology", "abnormality", "lesiontype",
+    "coarselesiontype", "annotation", "object", "type", "grade", "level", "result",
 )  # fmt: skip
 _GROUP_COLUMNS = ("patient", "patientid", "subject", "subjectid", "participant", "participantid", "lesionid")
 _CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"), ("left", "top", "right", "bottom"))
-_SIZES = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
+_SIZES = (
+    ("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"),
+    ("bboxx", "y", "w", "h"),  # "Bbox [x", as NIH's table of boxes writes it
+)  # fmt: skip
 _WORLD = ("seriesuid", "coordx", "coordy", "coordz")
 _WORLD_SIZES = ("sizexmm", "sizeymm", "sizezmm")
 _SPLIT_COLUMNS = ("split", "set", "subset", "fold", "partition")
@@ -42,7 +46,12 @@ _KNOWN = {
     *(name for names in (*_CORNERS, *_SIZES) for name in names),
 }  # fmt: skip
 _NO_BOX = {"", "nan", "none", "null", "na", "n/a", "-1", "-1.0"}  # cells of a row without a box
-_NO_CLASS = {"no finding", "no findings", "normal", "none", "nan"}  # an image of none of the classes
+_NO_CLASS = {"no finding", "no findings", "normal", "none"}  # an image of none of the classes
+_NOT_STATED = {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}  # empty cells, as programs write them
+_BINARY = {
+    "1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0,
+    "-1": -1.0, "-1.0": -1.0,
+}  # fmt: skip
 Row = Mapping[str, str]
 
 
@@ -120,7 +129,7 @@ def _rows_of(text: str) -> tuple[list[dict[str, str]], Counter[str]]:
 
 
 def _plain(column: object) -> str:
-    return re.sub(r"[\s_.\-]", "", str(column)).lower()
+    return re.sub(r"[\s_.\-\[\]]", "", str(column)).lower()
 
 
 def _number(cell: str) -> float:
@@ -161,7 +170,7 @@ def _world_mark(row: Row) -> Annotation:
 def _class_name(row: Row, column: str | None) -> str:
     names = (column,) if column else _CLASS_COLUMNS
     given = next((row[name] for name in names if row.get(name)), None)
-    return clean_class_name(given, 1) if given else ""
+    return clean_class_name(given)
 
 
 def _read_boxes(
@@ -187,19 +196,35 @@ def _read_boxes(
             one.marks.append(Annotation(name=name, box=corner_box(first, second)))
         except EntryError as error:
             faults[error.reason] += 1
-    return AnnotationFile(kind="boxes", images=list(images.values()), faults=faults)
+    unread = _columns_of_words(rows) if target is None else 0
+    return AnnotationFile(kind="boxes", images=list(images.values()), faults=faults, unread_columns=unread)
+
+
+def _columns_of_words(rows: Sequence[Row]) -> int:
+    """Return the number of unknown columns that may be classes: few different words that repeat."""
+    columns = (name for name in rows[0] if name not in _KNOWN)
+    found = [{row[name] for row in rows if row[name]} for name in columns]
+    return sum(1 < len(own) <= len(rows) / 2 and not any(map(_is_number, own)) for own in found)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        _number(cell)
+    except EntryError:
+        return False
+    return True
 
 
 def _read_classes(rows: Sequence[Row], faults: Counter[str], *, image: str, target: str) -> AnnotationFile:
     """Read one class per row; if an image has several, in one row or more, every image has its `targets`."""
     cells = [_words_in(row[target]) for row in rows]
     words = sorted({word for cell in cells for word in cell})
-    names = {word: clean_class_name(word, number) for number, word in enumerate(words, start=1)}
+    names = {word: clean_class_name(word) for word in words}
     images: dict[str, ImageAnnotation] = {}
     classes: dict[str, set[str]] = defaultdict(set)
     for row, cell in zip(rows, cells, strict=True):
         if not row[image] or not cell:
-            faults["malformed"] += 1
+            faults["malformed" if not row[image] else "class_not_stated"] += 1
             continue
         images.setdefault(row[image], _image_of(row, image))
         classes[row[image]] |= {names[word] for word in cell}
@@ -214,6 +239,8 @@ def _read_classes(rows: Sequence[Row], faults: Counter[str], *, image: str, targ
 
 def _words_in(cell: str) -> list[str]:
     """Return the classes in a cell: one, or several as a|b or ['a', 'b']."""
+    if cell.lower() in _NOT_STATED:
+        return []
     if cell.startswith("[") and cell.endswith("]"):
         return [word for part in cell[1:-1].split(",") if (word := part.strip(" '\""))]
     return [word for part in cell.split("|") if (word := part.strip())]
@@ -222,26 +249,28 @@ def _words_in(cell: str) -> list[str]:
 def _read_one_hot(rows: Sequence[Row], faults: Counter[str], *, image: str) -> AnnotationFile:
     """Read one column per class: 1 present, 0 absent, -1 uncertain, empty: not stated.
 
-    Rows with one class have it as `target`. If some have several or none, every row has its `targets`.
+    Rows with one class have it as `target`. If some have several or none, every row has its `targets`. What
+    a single column of 0 and 1 means is not known: it may be a class or, say, the sex.
     """
-    values = {name: {row[name] for row in rows} for name in rows[0] if name != image}
-    columns = [name for name, found in values.items() if found <= {"0", "1", "0.0", "1.0", "-1", "-1.0", ""}]
-    if sum(bool(values[name] & {"1", "1.0"}) for name in columns) < 2:
-        return AnnotationFile()
-    names = {name: clean_class_name(name, number) for number, name in enumerate(columns, start=1)}
-    chosen = [[name for name in columns if row[name].startswith("1")] for row in rows]
-    several = any(len(one) != 1 for one in chosen)
+    values = {name: {row[name].lower() for row in rows} for name in rows[0] if name != image}
+    columns = [name for name, found in values.items() if found <= {*_BINARY, *_NOT_STATED}]
+    found = [{_BINARY.get(cell) for cell in values[name]} for name in columns]
+    if sum(1 in own for own in found) < 2:
+        return AnnotationFile(tried="table" if any({0, 1} <= own for own in found) else "")
+    names = {name: clean_class_name(name) for name in columns}
     images = []
-    for row, own in zip(rows, chosen, strict=True):
+    for row in rows:
         one = _image_of(row, image)
-        if several:
-            one.targets = {names[name]: float(row[name]) for name in columns if row[name]}
-        if len(own) == 1:
-            one.target = names[own[0]]
-        else:
-            faults["several_classes" if own else "no_class"] += 1
+        cells = ((names[name], _BINARY.get(row[name].lower())) for name in columns)
+        one.targets = {name: value for name, value in cells if value is not None}
+        own = [name for name, value in one.targets.items() if value == 1]
+        one.target = own[0] if len(own) == 1 else None
+        faults["several_classes" if own else "no_class"] += one.target is None
         images.append(one)
-    return AnnotationFile(kind="class_table", images=images, faults=faults)
+    if all(one.target for one in images):
+        for one in images:
+            one.targets = {}
+    return AnnotationFile(kind="class_table", images=images, faults=+faults)
 
 
 def _image_of(row: Row, image: str) -> ImageAnnotation:

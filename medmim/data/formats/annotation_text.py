@@ -17,11 +17,11 @@ from medmim.data.formats.annotations import (
     AnnotationFile,
     EntryError,
     ImageAnnotation,
-    clean_class_name,
     corner_box,
     outline_of,
     split_of,
 )
+from medmim.data.formats.class_names import clean_class_name
 from medmim.data.formats.images import PICTURE_SUFFIXES
 from medmim.errors import SettingsError
 
@@ -30,6 +30,7 @@ _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _CLASS_NUMBER = re.compile(r"(\d{1,4})(\.0*)?")
 _SPLIT_KEYS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 _MAX_CLASSES = 10_000
+_MAX_SHARE = 1.5  # of a coordinate as fraction of the picture; outlines may reach a little beyond it
 
 
 def read_text_file(text: str, file: Path) -> AnnotationFile:
@@ -71,6 +72,8 @@ def _yolo_mark(words: Sequence[str]) -> Annotation:
         raise EntryError("malformed")
     values = [float(word.replace(",", ".")) for word in words[1:]]
     if len(values) >= 6 and len(values) % 2 == 0:
+        if max(values) > _MAX_SHARE:  # visibility of key points, or pixels
+            raise EntryError("beyond_picture")
         outline = outline_of(zip(values[0::2], values[1::2], strict=True))
         return Annotation(name=number.group(1), unit="share", outlines=(outline,))
     if len(values) > 5:
@@ -133,7 +136,7 @@ def _read_cvat(root: ET.Element) -> AnnotationFile:
         image = ImageAnnotation(image=found.get("name") or "", split=split)
         size = (int(found.get("width") or 0), int(found.get("height") or 0))
         for entry in found:
-            name = clean_class_name(entry.get("label"), 1)
+            name = clean_class_name(entry.get("label"))
             try:
                 if entry.tag == "tag":
                     image.target = name
@@ -170,7 +173,7 @@ def _read_voc(root: ET.Element, file: Path) -> AnnotationFile:
                 (entry.findtext(f"bndbox/{key}") or "").strip() for key in ("xmin", "ymin", "xmax", "ymax")
             ]
             box = corner_box(corners[:2], corners[2:])
-            name = clean_class_name(entry.findtext("name"), 1)
+            name = clean_class_name(entry.findtext("name"))
             image.marks.append(Annotation(name=name, box=box, size=(sizes[0], sizes[1])))
         except EntryError as error:
             faults[error.reason] += 1

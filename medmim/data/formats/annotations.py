@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,21 +11,21 @@ from typing import Any, Literal
 import numpy as np
 import scipy  # scipy and skimage load their submodules on first use
 import skimage
-from jaxtyping import Bool, Float64, UInt16
+from jaxtyping import Bool, Float64
 from pydantic import BaseModel, ConfigDict, Field
 
 from medmim.data.dataset.manifest import BoxRecord, Split
 from medmim.data.dataset.splits import SPLIT_WORDS
 from medmim.data.formats.coco_rle import mask_from_runs
 from medmim.data.formats.nifti import Image
+from medmim.data.formats.overlapping_classes import draw_classes
 
 _MIN_SIDE = 1e-3  # voxels; thinner boxes are empty
 MIN_COMPONENT = 8  # voxels; smaller components of a mask are specks of a brush rather than findings
 _ELLIPSE_POINTS = 64
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _+-]{0,39}")
-_SEPARATORS = re.compile(r"[/,&().:]")
 _SPLITS = {word: split for word, split in SPLIT_WORDS.items() if len(word) > 2}  # tr and ts mean more
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+OUTLINES_OVERLAP = "outlines_overlap_voxels"  # measurement of an image
 
 Vector = Float64[np.ndarray, "dims"]
 Corners = Float64[np.ndarray, "2 dims"]
@@ -89,6 +88,8 @@ class AnnotationFile(BaseModel):
         classes: class names of a YOLO dataset, by number.
         splits: folders or list files of a YOLO dataset, by split.
         faults: number of entries that were not used, by reason.
+        numbered_classes: number of classes whose names are no plain words and became `class 1`, …
+        unread_columns: number of columns of words in a table of boxes without a column of classes.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -99,6 +100,8 @@ class AnnotationFile(BaseModel):
     classes: list[str] = Field(default_factory=list)
     splits: dict[Split, list[str]] = Field(default_factory=dict)
     faults: dict[str, int] = Field(default_factory=dict)
+    numbered_classes: int = 0
+    unread_columns: int = 0
 
     @property
     def unread(self) -> int:
@@ -112,17 +115,6 @@ class EntryError(ValueError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-
-
-def clean_class_name(name: Any, number: int) -> str:
-    """Return the name in lower case if it consists of plain words, else `class` and its number.
-
-    Accents are dropped, and separators such as "/" and "(" become spaces.
-    """
-    text = unicodedata.normalize("NFKD", name) if isinstance(name, str) else ""
-    text = "".join(char for char in text if not unicodedata.combining(char))
-    text = " ".join(_SEPARATORS.sub(" ", text).split())
-    return text.lower() if _PLAIN_NAME.fullmatch(text) else f"class {number}"
 
 
 def split_of(words: str) -> Split | None:
@@ -194,6 +186,8 @@ def place_annotations(
 ) -> PlacedAnnotations:
     """Convert annotations to voxels of an image; count and drop those outside it or of another picture size.
 
+    Where outlines of several classes overlap, the smaller one stays visible.
+
     Args:
         image: the array as stored and its affine.
         numbers: label value of each class; other classes are not drawn.
@@ -201,10 +195,10 @@ def place_annotations(
     shape = np.array(image.array.shape[:2] if image.array.shape[2] == 1 else image.array.shape, float)
     measured = {"boxes": 0.0, "boxes_clipped": 0.0, "boxes_outside": 0.0}
     boxes = []
-    drawn: UInt16[np.ndarray, "x y"] = np.zeros(image.array.shape[:2], np.uint16)
-    outlined = []
+    plane = image.array.shape[:2]
+    outlined, masks = [], []
     for mark in marks:
-        if all(mark.size) and mark.unit == "voxel" and mark.size != drawn.shape:
+        if all(mark.size) and mark.unit == "voxel" and mark.size != plane:
             measured["boxes_of_another_size"] = measured.get("boxes_of_another_size", 0.0) + 1
             continue
         box = _mm_to_voxels(mark, image) if mark.unit == "mm" else _bounding_box(mark, shape)
@@ -215,12 +209,17 @@ def place_annotations(
         measured["boxes"] += 1
         measured["boxes_clipped"] += float(not np.allclose(box, clipped, rtol=0.0, atol=0.5))
         boxes.append((mark.name, tuple(round(float(value), 3) for value in clipped.ravel())))
-        inside = _inside(mark, drawn.shape) if mark.is_outlined and mark.name in numbers else None
+        inside = _inside(mark, plane) if mark.is_outlined and mark.name in numbers else None
         outlined.append(inside is not None)
         if inside is not None:
-            drawn[inside] = numbers[mark.name]
-    # a label volume would mark the rest of a finding that has only a box as background
-    label = Image(drawn[..., None], image.affine) if outlined and all(outlined) else None
+            masks.append((inside[..., None], numbers[mark.name]))
+    label = None
+    if outlined and all(
+        outlined
+    ):  # a label would mark the rest of a finding that has only a box as background
+        drawn, overlap = draw_classes(masks, (*plane, 1))
+        label = Image(drawn, image.affine)
+        measured |= {OUTLINES_OVERLAP: float(overlap)} if overlap else {}
     return PlacedAnnotations(tuple(boxes), measured, label)
 
 

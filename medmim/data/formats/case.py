@@ -19,6 +19,7 @@ from medmim.data.formats.labels import (
     mark_not_annotated,
     other_values,
     resample_label,
+    store_label,
 )
 from medmim.data.formats.nifti import Image, check_image, read_image
 from medmim.data.formats.plain_arrays import has_own_label
@@ -27,7 +28,6 @@ from medmim.data.formats.write_volume import write_volume
 from medmim.errors import DataError
 
 NO_BACKGROUND = "no_background"  # measurement of a label without any 0
-_MAX_VALUES = 256
 
 
 class CaseOptions(BaseModel):
@@ -165,12 +165,6 @@ def _fit_label_file(path: Path, image: Image, target: Path, options: CaseOptions
     facts = fit_and_store(label, image, target, resample=options.resample)
     facts["measured"] |= {key: value for key, value in loaded.measured.items() if key.startswith(COLOUR)}
     return {**facts, "repairs": [one for one in loaded.repairs if one.startswith("label_")]}
-
-
-def store_label(fitted: Image, target: Path) -> dict[str, Any]:
-    """Write a label on its image's grid; return its manifest entries and `values`, its class numbers."""
-    values = np.unique(fitted.array)
-    return {**write_volume(fitted, target), "values": [int(value) for value in values[:_MAX_VALUES] if value]}
 
 
 def _grid_difference(label: Image, image: Image) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -14,11 +15,13 @@ from medmim.data.formats.images import as_mask, is_lossy, is_picture, label_colo
 from medmim.data.formats.nifti import Image, LoadedImage, count_frames, load_nifti
 from medmim.data.formats.nifti_header import show
 from medmim.data.formats.volumes import is_nifti, load_volume
+from medmim.data.formats.write_volume import write_volume
 from medmim.errors import DataError, counted
 
 MAX_OFFSET_VOXELS = 0.5
 MAX_LABEL = 65535
 _MAX_CHANNELS = 256
+_MAX_VALUES = 256
 INTEGER_TOLERANCE = 1e-3
 NOT_ANNOTATED = 255  # code of voxels that a negative ignore value marks as not annotated
 MAX_CLASSES = 128  # TotalSegmentator has 117
@@ -153,6 +156,12 @@ def resample_label(label: Image, image: Image) -> Image:
         mode="grid-constant",  # "constant" would drop the outer half of border voxels
     )
     return Image(array, image.affine)
+
+
+def store_label(fitted: Image, target: Path) -> dict[str, Any]:
+    """Write a label on its image's grid; return its manifest entries and `values`, its class numbers."""
+    values = np.unique(fitted.array)
+    return {**write_volume(fitted, target), "values": [int(value) for value in values[:_MAX_VALUES] if value]}
 
 
 def fraction_inside(label: Image, image: Image) -> float:

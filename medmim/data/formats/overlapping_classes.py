@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt16
 
-from medmim.data.formats.case import store_label
+from medmim.data.formats.labels import store_label
 from medmim.data.formats.nifti import Image, read_image
 from medmim.errors import DataError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from medmim.data.formats.annotations import clean_class_name
+from medmim.data.formats.class_names import clean_class_name
 from medmim.data.formats.nifti import Image
 from medmim.data.formats.overlapping_classes import draw_classes
 from medmim.data.formats.volumes import read_layers

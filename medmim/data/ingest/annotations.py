@@ -11,6 +11,8 @@ from typing import Any
 from medmim.data.dataset.manifest import Split
 from medmim.data.formats.annotation_files import read_annotation_file
 from medmim.data.formats.annotations import AnnotationFile, ImageAnnotation, split_of
+from medmim.data.formats.class_names import number_classes
+from medmim.data.ingest.annotation_conflicts import agreed_classes, refuse_contradictions
 from medmim.data.ingest.cases import DatasetLayout, LayoutCase
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
 
@@ -38,24 +40,18 @@ class AnnotationResult:
 
 
 def annotate(context: IngestContext, source: Path, layout: DatasetLayout) -> AnnotationResult:
-    """Read the annotation files of a layout and assign their marks, classes and groups to its cases."""
-    tasks = [
-        {"path": str(context.file(path)), "name": path.relative_to(source).as_posix()}
-        for path in layout.notes
-    ]
-    answers = context.each("annotations", read_annotation_file, tasks, limits=READ_LIMITS)
-    pairs = list(zip(layout.notes, answers, strict=True))
-    lost = {path: answer.reason or "unusable" for path, answer in pairs if answer.value is None}
-    found = [(path, AnnotationFile.model_validate(answer.value)) for path, answer in pairs if answer.value]
-    lost |= {path: f"unusable_{notes.tried}" for path, notes in found if notes.tried}
-    if layout.promised:
-        lost |= {path: "bad_annotations" for path, notes in found if not notes.kind}
-    found = [(path, notes) for path, notes in found if notes.kind not in ("", "world_mm")]
-    classes = next((notes.classes for _, notes in found if notes.kind == "classes"), [])
+    """Read the annotation files of a layout and assign their marks, classes and groups to its cases.
+
+    Raises:
+        DataError: if annotation files contradict each other.
+    """
+    found, lost = _read_notes(context, source, layout)
+    classes = agreed_classes(found)
     index = _CaseIndex(source, layout.cases)
     noted: dict[Path, list[ImageAnnotation]] = {}
     used: dict[Path, dict[str, float]] = {}
-    splits = index.splits(found)
+    listed = index.listed_splits(found)
+    splits = index.splits(found) | dict(listed)
     for path, notes in found:
         placed = [(index.find(path, one), one) for one in notes.images]
         if notes.kind == "list":
@@ -68,6 +64,7 @@ def annotate(context: IngestContext, source: Path, layout: DatasetLayout) -> Ann
             used[path] = _measured(notes, placed)
         elif any(one.marks for one in notes.images):
             lost[path] = "annotations_without_image"
+    refuse_contradictions(noted, listed, splits=context.options.splits is None)
     names = layout.label_names or _numbered(noted, classes)
     marks = {
         image: [mark.model_dump() for one in ones for mark in one.marks] for image, ones in noted.items()
@@ -76,6 +73,26 @@ def annotate(context: IngestContext, source: Path, layout: DatasetLayout) -> Ann
         _with_notes(case, noted.get(case.image, []), splits.get(case.image)) for case in layout.cases
     )
     return AnnotationResult(replace(layout, cases=cases, label_names=names), marks, used, lost)
+
+
+def _read_notes(
+    context: IngestContext, source: Path, layout: DatasetLayout
+) -> tuple[list[tuple[Path, AnnotationFile]], dict[Path, str]]:
+    """Return the annotation files with their content, and the reason of each that cannot be read."""
+    tasks = [
+        {"path": str(context.file(path)), "name": path.relative_to(source).as_posix()}
+        for path in layout.notes
+    ]
+    answers = context.each("annotations", read_annotation_file, tasks, limits=READ_LIMITS)
+    pairs = list(zip(layout.notes, answers, strict=True))
+    lost = {path: answer.reason or "unusable" for path, answer in pairs if answer.value is None}
+    found = [(path, AnnotationFile.model_validate(answer.value)) for path, answer in pairs if answer.value]
+    lost |= {path: f"unusable_{notes.tried}" for path, notes in found if notes.tried}
+    if layout.promised:
+        lost |= {path: "bad_annotations" for path, notes in found if not notes.kind}
+    read = [(path, notes) for path, notes in found if notes.kind not in ("", "world_mm")]
+    found = list(zip([path for path, _ in read], number_classes([notes for _, notes in read]), strict=True))
+    return found, lost
 
 
 class _CaseIndex:
@@ -114,27 +131,33 @@ class _CaseIndex:
         return None
 
     def splits(self, found: Sequence[tuple[Path, AnnotationFile]]) -> dict[Path, Split]:
-        """Return the split of the images in the folders and lists of images that a dataset names.
-
-        The split of a list is the one that data.yaml gives it, or its own name, as in train.txt.
-        """
-        declared = [pair for _, notes in found for pair in notes.splits.items()]
-        places = [(place, split) for split, listed in declared for place in listed]
-        counts = Counter(place for place, _ in set(places))
-        places = [pair for pair in places if counts[pair[0]] == 1]  # train: images, val: images
-        splits = {
+        """Return the split of the images in the folders that a dataset names for its splits."""
+        return {
             image: split
-            for place, split in places
+            for place, split in _declared_splits(found)
             for image, path in self._paths.items()
             if _contains(path.parts, place)
         }
+
+    def listed_splits(self, found: Sequence[tuple[Path, AnnotationFile]]) -> list[tuple[Path, Split]]:
+        """Return the images of lists with the split that data.yaml gives the list, or its name."""
+        places = _declared_splits(found)
+        pairs: list[tuple[Path, Split]] = []
         for file, notes in found:
             named = next((split for place, split in places if PurePosixPath(place).name == file.name), None)
             for one in notes.images if notes.kind == "list" else ():
                 image, split = self.find(file, one), named or one.split
                 if image is not None and split is not None:
-                    splits[image] = split
-        return splits
+                    pairs.append((image, split))
+        return pairs
+
+
+def _declared_splits(found: Sequence[tuple[Path, AnnotationFile]]) -> list[tuple[str, Split]]:
+    """Return the places that data.yaml gives one split; `train: images, val: images` gives none."""
+    declared = [pair for _, notes in found for pair in notes.splits.items()]
+    places = [(place, split) for split, listed in declared for place in listed]
+    counts = Counter(place for place, _ in set(places))
+    return [pair for pair in places if counts[pair[0]] == 1]
 
 
 def _contains(parts: Sequence[str], place: str) -> bool:
@@ -186,10 +209,22 @@ def _with_notes(case: LayoutCase, noted: Sequence[ImageAnnotation], split: Split
 def _measured(
     notes: AnnotationFile, placed: Sequence[tuple[Path | None, ImageAnnotation]]
 ) -> dict[str, float]:
+    return measure_entries(notes, not_found=sum(image is None for image, _ in placed)) | {
+        "marks": float(sum(len(one.marks) for _, one in placed))
+    }
+
+
+def measure_entries(notes: AnnotationFile, *, not_found: int) -> dict[str, float]:
+    """Return the measurements of an annotation file for the ledger.
+
+    Args:
+        not_found: number of its images that are not in the source.
+    """
+    doubts = {"classes_numbered": notes.numbered_classes, "columns_of_words": notes.unread_columns}
     return {
-        "images": float(len(placed)),
-        "images_not_found": float(sum(image is None for image, _ in placed)),
-        "marks": float(sum(len(one.marks) for _, one in placed)),
+        "images": float(len(notes.images)),
+        "images_not_found": float(not_found),
         "marks_not_read": float(notes.unread),
         **{f"entries_{reason}": float(count) for reason, count in sorted(notes.faults.items())},
+        **{name: float(count) for name, count in doubts.items() if count},
     }

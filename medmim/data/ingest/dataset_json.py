@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from medmim.data.formats.annotations import clean_class_name
+from medmim.data.formats.class_names import clean_class_name
 from medmim.data.formats.file_types import open_regular
 from medmim.errors import DataError
 from medmim.text_formats import parse_json

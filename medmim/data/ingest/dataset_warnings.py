@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medmim.data.dataset.manifest import LedgerRow
+from medmim.data.formats.annotations import OUTLINES_OVERLAP
 from medmim.data.formats.case import NO_BACKGROUND
 from medmim.data.formats.images import COLOUR, OF_GREY
 from medmim.data.ingest.cases import DatasetLayout
@@ -22,6 +23,13 @@ _BACKGROUND = ("background", "bg")
 _WHITE = 255
 _USED_LABELS = ("label", "label_resampled")
 _MAX_LISTED = 8
+_ENTRIES = "entries_"
+_KEPT_ENTRIES = ("several_classes", "no_class", "unknown_category")  # their values or boxes are kept
+_DOUBTS_OF_FILES = (
+    ("images_not_found", "images_not_found", "images"),
+    ("classes_numbered", "classes_numbered", "classes"),
+    ("boxes_without_class", "columns_of_words", "columns"),
+)
 _UNUSED_NOTES = ("table_without_image", "annotations_without_image", "unusable_")
 
 
@@ -63,8 +71,11 @@ def layout_warnings(
         warnings.append({"kind": "no_label_used", "files": unused})
     if unused := sum(row.reason.startswith(_UNUSED_NOTES) for row in rows if row.reason != "unusable_array"):
         warnings.append({"kind": "annotations_not_used", "files": unused})
+    warnings += _unread_entries([row.measured for row in rows if row.reason == "annotations"])
     if boxes := sum(int(row.measured.get("boxes_of_another_size", 0)) for row in rows):
         warnings.append({"kind": "boxes_of_another_size", "boxes": boxes})
+    if overlaps := [int(row.measured[OUTLINES_OVERLAP]) for row in rows if OUTLINES_OVERLAP in row.measured]:
+        warnings.append({"kind": "outlines_overlap", "images": len(overlaps), "voxels": sum(overlaps)})
     warnings += _unlabelled_contrasts(
         [(one.volume.subject, one.volume.label is not None) for one in made]
         or [(case.subject, bool(case.labels)) for case in (layout.cases if layout else ())]
@@ -81,6 +92,28 @@ def layout_warnings(
     if nameless := sum(row.reason.endswith("without_patient") for row in rows):
         warnings.append({"kind": "no_patient_id", "files": nameless})
     return tuple(warnings)
+
+
+def _unread_entries(measured: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Return warnings about entries of annotation files that are not used, or whose class is not kept.
+
+    Args:
+        measured: measurements of each annotation file.
+    """
+    found: list[dict[str, Any]] = []
+    reasons: Counter[str] = Counter()
+    for one in measured:
+        entries = {
+            key.removeprefix(_ENTRIES): int(count) for key, count in one.items() if key.startswith(_ENTRIES)
+        }
+        reasons.update({reason: count for reason, count in entries.items() if reason not in _KEPT_ENTRIES})
+    if reasons:
+        listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+        found.append({"kind": "entries_not_used", "entries": reasons.total(), "reasons": listed})
+    for kind, key, unit in _DOUBTS_OF_FILES:
+        if count := sum(int(one.get(key, 0)) for one in measured):
+            found.append({"kind": kind, unit: count})
+    return found
 
 
 def _unlabelled_contrasts(images: Sequence[tuple[str, bool]]) -> list[dict[str, Any]]:
@@ -158,6 +191,16 @@ _TEXTS = {
     "value is a class; to train the regions, pass --set 'regions={{{regions}}}' to medmim finetune segment",
     "segments_overlap": "segments overlap in {files:file} of 3D Slicer: {voxels:voxel has|voxels have} the "
     "class of the smaller segment only; to keep all, save each segment as a file and pass --overlap regions",
+    "outlines_overlap": "outlines of several classes overlap in {images:image}: {voxels:pixel has|pixels "
+    "have} the class of the smaller one only; to keep all, save a mask for each class, and pass "
+    "--overlap regions",
+    "entries_not_used": "{entries:entry|entries} of annotation files not used: {reasons}; see the ledger",
+    "images_not_found": "annotation files name {images:image} that the source lacks, or has under "
+    "another name or several times: their annotations are not used",
+    "classes_numbered": "names of {classes:class|classes} in annotation files are no plain words of up to 40 "
+    "characters: they are called class 1, class 2, … in the order in which they occur",
+    "boxes_without_class": "tables of boxes have no known column of classes, but {columns:column} of words: "
+    "all boxes are of one class; if a column is their class, call it class",
     "masks_of_two_codes": "{ones:label has|labels have} the values 0 and 1, {whites} have 0 and 255, and "
     "none has both: they become two classes; if both mean the same, train with --set "
     "labels={{mask: [1, 255]}}",

@@ -11,7 +11,7 @@ from medmim.data.dicom.series import group_slices
 from medmim.data.dicom.slices import RejectedSlices
 from medmim.data.ingest.context import IngestContext
 from medmim.data.ingest.dicom_series import convert_groups, numbers_of, slices_of
-from medmim.data.ingest.infer_roles import given_role
+from medmim.data.ingest.layout_rules import given_role
 from medmim.data.ingest.scan import ScannedFile
 
 

@@ -12,6 +12,9 @@ from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.annotation_files import read_annotation_file
 from medmim.data.formats.annotations import AnnotationFile, ImageAnnotation, box_records, split_of
 from medmim.data.formats.case import place_marks
+from medmim.data.formats.class_names import number_classes
+from medmim.data.ingest.annotation_conflicts import refuse_contradictions
+from medmim.data.ingest.annotations import measure_entries
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.errors import UsageError
 from medmim.text_formats import parse_csv
@@ -27,15 +30,20 @@ def add_tables(
 
     Args:
         tables: CSV files by number; their ledger rows count the entries.
+
+    Raises:
+        DataError: if tables contradict each other.
     """
     tasks = [{"path": str(context.file(path)), "name": path.name} for path in tables.values()]
     answers = context.each("tables", read_annotation_file, tasks, limits=READ_LIMITS)
     result = list(made)
-    for number, answer in zip(tables, answers, strict=True):
-        if answer.value is None:
-            context.ledger.record([number], "quarantined", answer.reason or "unusable")
-            continue
-        table = AnnotationFile.model_validate(answer.value)
+    unread = [number for number, answer in zip(tables, answers, strict=True) if answer.value is None]
+    reasons = {number: answer.reason for number, answer in zip(tables, answers, strict=True)}
+    for number in unread:
+        context.ledger.record([number], "quarantined", reasons[number] or "unusable")
+    contents = number_classes([AnnotationFile.model_validate(one.value) for one in answers if one.value])
+    noted: dict[str, list[ImageAnnotation]] = defaultdict(list)
+    for number, table in zip([one for one in tables if one not in unread], contents, strict=True):
         index = _VolumeIndex(result)
         pairs = [(place, one) for one in table.images for place in index.find(one)]
         if not pairs:
@@ -45,13 +53,14 @@ def add_tables(
             fate = "skipped" if reason == "not_an_image" else "quarantined"
             context.ledger.record([number], fate, reason)  # type: ignore[arg-type]
             continue
+        for place, one in pairs:
+            noted[result[place].volume.id].append(one)
         missing = sum(not index.find(one) for one in table.images)
         result, measured = _add_boxes(context, result, pairs)
         _add_facts(context, result, pairs)
-        measured |= {"images": float(len(table.images)), "images_not_found": float(missing)}
-        measured |= {"marks_not_read": float(table.unread)}
-        measured |= {f"entries_{reason}": float(count) for reason, count in sorted(table.faults.items())}
+        measured |= measure_entries(table, not_found=missing)
         context.ledger.record([number], "accepted", "annotations", measured=measured)
+    refuse_contradictions(noted, splits=context.options.splits is None)
     return result
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from medmim.data.ingest.layout_rules import given_role
 from medmim.data.ingest.path_words import (
     PathWords,
     Role,
@@ -119,13 +119,6 @@ def apply_given(candidates: Sequence[Candidate], given: Sequence[tuple[str, Role
             one.role, one.reason = "skip", "body_mask"
         if role := given_role(one.words.relative, given):
             one.role, one.reason = role, "skipped_by_role"
-
-
-def given_role(relative: str, given: Sequence[tuple[str, Role]]) -> Role | None:
-    """Return the role that the last matching glob gives to a path below the source."""
-    name = PurePosixPath(relative).name
-    found = [role for glob, role in given if fnmatch(relative, glob) or fnmatch(name, glob)]
-    return found[-1] if found else None
 
 
 def examine_all(candidates: Sequence[Candidate], examine: Examine) -> None:

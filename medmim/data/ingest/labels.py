@@ -46,6 +46,7 @@ def find_labels(
         inside = sources.labels is not None and path.is_relative_to(sources.labels)
         volume = (one.nifti or one.reason == "volume_file") and (inside or stem_of(path) in series)
         typed = one.reason == sop_classes.LABEL or path.suffix.lower() in TABLE_SUFFIXES
+        typed = typed and not context.options.rules.skips(path, sources.source)
         if one.header is None and one.fate != "quarantined" and (typed or volume):
             found[number] = path
     if context.options.layout is not None:

@@ -30,6 +30,7 @@ from medmim.data.ingest.path_words import VOLUME_NAMES, bare_name, is_label_word
 from medmim.data.ingest.pattern_layout import declaration_for, match_image, modality_of, pattern_cases
 from medmim.errors import DataError, counted
 
+_SKIPPED = "skipped_by_role"
 Read = Callable[[Sequence[Path]], Mapping[Path, DatasetJson]]
 
 FALLBACK = "generic"
@@ -69,6 +70,7 @@ def find_layout(query: LayoutQuery, files: Sequence[Path]) -> DatasetLayout:
     paths = {path.relative_to(query.source).as_posix(): path for path in sorted(files)}
     descriptor = _detect(paths) if query.name is None else load_descriptor(query.name)
     other = {path: _reason(descriptor, relative) for relative, path in paths.items()}
+    other |= {path: _SKIPPED for path in files if query.rules.skips(path, query.source)}
     if isinstance(descriptor.layout, Arrays):
         found_arrays = _find_arrays(descriptor.layout, paths)
         _need_some(descriptor, found_arrays, paths, named=query.name is not None)
@@ -105,7 +107,7 @@ def _described(
         cases,
         _merge_names(descriptor, cases, declared=declared),
         dict(other),
-        notes=_find_notes(layout.annotations, paths, used=used) if cases else (),
+        notes=_find_notes(layout.annotations, paths, used=used, other=other) if cases else (),
         promised=bool(layout.annotations),
         finding=layout.finding,
         boxes_from_labels=layout.boxes_from_labels,
@@ -149,7 +151,7 @@ def _inferred(
         cases,
         found.label_names or _merge_names(descriptor, cases, declared=declared),
         {**other, **found.other},
-        notes=_find_notes((), paths, used=used) if cases else (),
+        notes=_find_notes((), paths, used=used, other=other) if cases else (),
         label_like=found.label_like + _count_unused_labels(query.source, other, {*used, *found.other}),
         anonymous=found.anonymous and descriptor.name == FALLBACK,
         task=_shared_task(descriptor, cases),
@@ -240,18 +242,17 @@ def _find_arrays(layout: Arrays, paths: Mapping[str, Path]) -> dict[Path, dict[i
 
 
 def _find_notes(
-    annotations: Sequence[str], paths: Mapping[str, Path], *, used: set[Path]
+    annotations: Sequence[str], paths: Mapping[str, Path], *, used: set[Path], other: Mapping[Path, str]
 ) -> tuple[Path, ...]:
     """Return the files that may contain annotations: those that match, or any next to pictures."""
+    free = {name: path for name, path in paths.items() if other[path] != _SKIPPED}
     if annotations:
         patterns = [re.compile(pattern) for pattern in annotations]
-        return tuple(path for relative, path in paths.items() if any(p.fullmatch(relative) for p in patterns))
+        return tuple(path for relative, path in free.items() if any(p.fullmatch(relative) for p in patterns))
     if not any(path.name.lower().endswith(PICTURE_SUFFIXES) for path in used):
         return ()
     return tuple(
-        path
-        for path in paths.values()
-        if path.name.lower().endswith(ANNOTATION_SUFFIXES) and path not in used
+        path for path in free.values() if path.name.lower().endswith(ANNOTATION_SUFFIXES) and path not in used
     )
 
 

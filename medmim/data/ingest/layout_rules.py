@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from medmim.data.ingest.path_words import Role, bare_name
@@ -163,3 +164,16 @@ class InferenceRules:
     class_folders: bool = False
     expects_labels: bool = True
     channels: int = 0
+
+    def skips(self, path: Path, source: Path) -> bool:
+        """Return whether the user skips a file by its role."""
+        inside = path.is_relative_to(source)
+        relative = path.relative_to(source).as_posix() if inside else path.name
+        return given_role(relative, self.roles) == "skip"
+
+
+def given_role(relative: str, given: Sequence[tuple[str, Role]]) -> Role | None:
+    """Return the role that the last matching glob gives to a path below the source."""
+    name = PurePosixPath(relative).name
+    found = [role for glob, role in given if fnmatch(relative, glob) or fnmatch(name, glob)]
+    return found[-1] if found else None

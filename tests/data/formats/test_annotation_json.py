@@ -167,3 +167,9 @@ def test_json_lines_of_hugging_face(tmp_path):
     found = notes(tmp_path / "metadata.jsonl", "\n".join(map(json.dumps, rows)))
     assert [(one.image, one.target) for one in found.images] == [("train/a.png", "cat"), ("b.png", "3")]
     assert found.faults == {"malformed": 1}
+
+
+def test_an_image_with_boxes_of_several_classes_has_no_class(tmp_path):
+    lines = [{"image": "a", "class": name, "box_xyxy": [1, 1, 5, 5]} for name in ("mass", "cyst")]
+    (image,) = notes(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines))).images
+    assert (image.target, [mark.name for mark in image.marks]) == (None, ["mass", "cyst"])

@@ -4,6 +4,7 @@ import pytest
 from annotation_maker import notes
 
 from medmim.data.formats.annotations import AnnotationFile
+from medmim.data.formats.class_names import number_classes
 
 HEAD = "seriesuid,coordX,coordY,coordZ,diameter_mm\n"
 
@@ -109,7 +110,8 @@ def test_other_tables_are_not_annotations(tmp_path, text):
 
 def test_classes_whose_names_are_no_plain_words_stay_apart(tmp_path):
     found = notes(tmp_path / "a.csv", "image,label\na,Gr\u00e4ser (dry)\nb,^x\nc,^y\nd,p|q\n")
-    assert [one.target for one in found.images] == ["graser dry", "class 2", "class 3", None]
+    (numbered,) = number_classes([found])
+    assert [one.target for one in numbered.images] == ["graser dry", "class 1", "class 2", None]
     assert found.faults == {"several_classes": 1}
 
 
@@ -147,3 +149,35 @@ def test_boxes_in_one_cell_are_named_but_not_read(tmp_path):
 def test_tables_of_run_lengths_are_named_but_not_read(tmp_path, column):
     found = notes(tmp_path / "train.csv", f"ImageId,{column}\na,100 5\nb,-1\n")
     assert (found.kind, found.tried) == ("", "run_lengths")
+
+
+@pytest.mark.parametrize("cell", ["nan", "NaN", "NA", "#N/A", "null", ""])
+def test_a_class_that_is_not_stated_is_no_class(tmp_path, cell):
+    found = notes(tmp_path / "a.csv", f"image,label\na,yes\nb,{cell}\nc,no\n")
+    assert [(one.image, one.target) for one in found.images] == [("a", "yes"), ("c", "no")]
+    assert found.faults == {"class_not_stated": 1}
+
+
+def test_columns_of_true_and_false_are_classes(tmp_path):
+    found = notes(tmp_path / "a.csv", "image,mass,cyst\na,True,False\nb,False,True\nc,True,NA\n")
+    assert [one.target for one in found.images] == ["mass", "cyst", "mass"]
+    found = notes(tmp_path / "a.csv", "image,mass,cyst\na,yes,no\nb,no,\n")
+    assert found == AnnotationFile(tried="table")
+
+
+def test_one_column_of_0_and_1_is_named_but_not_read(tmp_path):
+    assert notes(tmp_path / "a.csv", "image,malignant\na,0\nb,1\n") == AnnotationFile(tried="table")
+
+
+def test_the_table_of_boxes_of_nih(tmp_path):
+    head = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+    (image,) = notes(tmp_path / "a.csv", f"{head}\na.png,Mass,5,6,10,12,,,\n").images
+    assert [(mark.name, mark.box) for mark in image.marks] == [("mass", (5, 6, 15, 18))]
+
+
+def test_columns_of_words_that_may_be_classes_of_boxes_are_counted(tmp_path):
+    rows = [f"{name}.png,1,2,9,9,{kind}" for name, kind in zip("abcd", ["mass", "cyst"] * 2, strict=True)]
+    found = notes(tmp_path / "a.csv", "\n".join(["image,xmin,ymin,xmax,ymax,kind", *rows]))
+    assert (found.kind, found.unread_columns) == ("boxes", 1)
+    found = notes(tmp_path / "a.csv", "\n".join(["image,xmin,ymin,xmax,ymax,class", *rows]))
+    assert found.unread_columns == 0

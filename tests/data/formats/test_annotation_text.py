@@ -119,3 +119,9 @@ def test_cvat(tmp_path):
     assert not second.marks
     assert notes(tmp_path / "other.xml", "<Annotations><Annotation/></Annotations>").tried == "xml"
     assert not notes(tmp_path / "other.xml", "<settings/>").tried
+
+
+def test_key_points_of_yolo_are_no_outline(tmp_path):
+    found = notes(tmp_path / "a.txt", "0 0.5 0.5 0.2 0.4 0.45 0.5 2 0.55 0.5 2\n1 0.5 0.5 0.2 0.4\n")
+    assert [mark.name for mark in found.images[0].marks] == ["1"]
+    assert found.faults == {"beyond_picture": 1}

@@ -73,3 +73,16 @@ def test_every_component_of_a_label_except_specks_gets_a_box():
     array[6:8, 0:3, 6:8] = 2
     boxes = boxes_from_label(Image(array, np.eye(4)), {1: "a", 2: "b"})
     assert boxes == [("a", (1, 2, 3, 3, 4, 5)), ("a", (5, 5, 0, 9, 7, 4)), ("b", (6, 0, 6, 8, 3, 8))]
+
+
+@pytest.mark.parametrize("order", [("core", "whole"), ("whole", "core")])
+def test_a_smaller_outline_stays_visible_inside_a_larger_one(order):
+    places = {"core": (3, 3, 5, 5), "whole": (1, 1, 7, 7)}
+    marks = [
+        Annotation(name=name, outlines=(((x, y), (right, y), (right, low), (x, low)),))
+        for name in order
+        for x, y, right, low in [places[name]]
+    ]
+    placed = place_annotations(marks, PICTURE, {"core": 1, "whole": 2})
+    assert np.bincount(placed.label.array.ravel()).tolist() == [44, 4, 32]
+    assert placed.measured["outlines_overlap_voxels"] == 4

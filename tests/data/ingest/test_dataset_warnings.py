@@ -120,3 +120,36 @@ def colour_warnings(folder, colours, mode):
 def test_colours_that_stand_for_classes_are_reported(tmp_path, colours, mode, message):
     found = colour_warnings(tmp_path, colours, mode)
     assert message in found[0] if message else not found
+
+
+def test_entries_of_annotation_files_that_are_not_used_are_reported(tmp_path, run):
+    for number in range(4):
+        save_picture(tmp_path / "in" / f"0{number}.png", number)
+    rows = ["00,mass", "01,cyst", "2,mass", "03,nan"]
+    (tmp_path / "in/a.csv").write_text("\n".join(["image,label", *rows]))
+    found = {one["kind"]: one for one in run().info.warnings}
+    assert found["entries_not_used"]["reasons"] == "class_not_stated 1"
+    assert found["images_not_found"]["images"] == 1
+    assert "1 entry of annotation files not used" in warning_text(found["entries_not_used"])
+
+
+def test_classes_without_plain_names_and_unknown_columns_of_classes_are_reported(tmp_path, run):
+    for number in range(4):
+        save_picture(tmp_path / "in" / f"{number}.png", number)
+    rows = [f"{number}.png,1,1,{number + 9},9,{'^x' if number % 2 else '^y'}" for number in range(4)]
+    (tmp_path / "in/a.csv").write_text("\n".join(["image,xmin,ymin,xmax,ymax,kind", *rows]))
+    assert {"kind": "boxes_without_class", "columns": 1} in run().info.warnings
+    (tmp_path / "in/a.csv").write_text("\n".join(["image,xmin,ymin,xmax,ymax,class", *rows]))
+    dataset = run()
+    assert {"kind": "classes_numbered", "classes": 2} in dataset.info.warnings
+    assert {box.name for one in dataset.volumes for box in one.boxes} == {"class 1", "class 2"}
+
+
+def test_overlapping_outlines_are_reported(tmp_path, run):
+    save_picture(tmp_path / "in/0.png", 0)
+    ends = {"a": 6, "b": 9}
+    shapes = [
+        {"label": name, "points": [[2, 2], [end, 2], [end, end], [2, end]]} for name, end in ends.items()
+    ]
+    (tmp_path / "in/0.json").write_text(json.dumps({"imagePath": "0.png", "shapes": shapes}))
+    assert {"kind": "outlines_overlap", "images": 1, "voxels": 16} in run().info.warnings
