@@ -165,7 +165,7 @@ def command(*, source: Path, out: Path, dry_run: bool, as_json: bool, **options:
         options["rules"] = _rules(options)
         info = ingest(source, out, home=home(), progress=progress, sandbox=sandbox, **options)
     from medmim.data.dataset.manifest import read_dataset
-    from medmim.data.ingest.dataset_warnings import warning_text
+    from medmim.data.ingest.warning_texts import warning_text
 
     counts = info.counts
     lines = [

@@ -43,7 +43,7 @@ def command(*, dataset: Path, as_json: bool) -> None:
 
     To restore damaged files, run `medmim ingest` on the source again.
     """
-    from medmim.data.ingest.dataset_warnings import warning_text
+    from medmim.data.ingest.warning_texts import warning_text
     from medmim.stages.verify import raise_if_damaged, verify
 
     with phases() as progress:

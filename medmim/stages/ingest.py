@@ -121,7 +121,7 @@ def _ingest(
             settings=_settings(keys, layout, options),
             label_names=_label_names(layout, made, options),
             ignore_label=stored_ignore_label(options.ignore_label),
-            warnings=(*layout_warnings(layout, rows, made), *doubts),
+            warnings=(*layout_warnings(layout, rows, made, ignore_label=options.ignore_label), *doubts),
         )
         source = options.source_name or (FIRST_SOURCE if options.add else None)
         return publish(Publication(out, info, made, rows, old, source, fixed_splits=bool(options.splits)))

@@ -12,7 +12,7 @@ from medmim import files
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.formats.thumbnails import CLASS_COLOURS, thumbnail
 from medmim.data.ingest.context import READ_LIMITS, Progress
-from medmim.data.ingest.dataset_warnings import warning_text
+from medmim.data.ingest.warning_texts import warning_text
 from medmim.data.sandbox.sandbox import Answer, Sandbox
 from medmim.operating_system import usable_cores
 from medmim.pages import render_page

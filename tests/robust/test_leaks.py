@@ -10,7 +10,7 @@ from ingest_source import run_ingest
 
 from medmim.cli import main
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.ingest.dataset_warnings import warning_text
+from medmim.data.ingest.warning_texts import warning_text
 from medmim.files import read_jsonl
 
 

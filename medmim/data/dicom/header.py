@@ -36,9 +36,11 @@ _KEYWORDS = (
     "InversionTime", "TriggerTime", "FlipAngle", "DiffusionBValue", "DiffusionGradientOrientation",
     "TemporalPositionIdentifier", "FrameReferenceTime", "AcquisitionNumber", "AcquisitionTime",
     "ConvolutionKernel", "KVP",
-    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SequenceOfUltrasoundRegions",
+    "RescaleSlope", "RescaleIntercept", "RescaleType", "Units", "ModalityLUTSequence",
+    "SequenceOfUltrasoundRegions",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DetectorInformationSequence",
 )  # fmt: skip
+_UNIT = re.compile(r"[A-Z0-9_]{1,16}")
 _CENTIMETRES = 3.0
 MAX_ORIENTATION_FAULT = 0.01  # of direction cosines; more is no rounding
 _ROUNDED = 1e-4  # less is left as it is
@@ -46,7 +48,7 @@ _ROUNDED = 1e-4  # less is left as it is
 _SHARED = (
     "modality", "series", "study", "patient", "image_type", "tokens", "spacing", "orientation", "thickness",
     "slice_step", "echo_time", "inversion_time", "flip_angle", "acquisition_time", "kernel", "slope",
-    "intercept", "repairs",
+    "intercept", "repairs", "unit",
 )  # fmt: skip
 _NO_FIELDS: set[str] = set()  # replaces pydantic's set of given fields, which nothing uses
 
@@ -65,8 +67,9 @@ class Header(BaseModel):
     Lengths are in mm, times in ms; directions and positions are in LPS, as in DICOM. None: absent from the
     header. A file contains one slice, the tiles of a mosaic, several frames, or an image without a position
     in space (`picture`). `frame` is the index of the tile or frame in its file. `raw` locates uncompressed
-    pixels in the file. `rescaled` is whether the header has a rescale slope. `reversed_rows`: the rows are
-    stored bottom to top. `repairs` names contradictions in the header that were resolved.
+    pixels in the file. `rescaled` is whether the header has a rescale slope; `unit` is that of the values, as
+    HU or BQML. `reversed_rows`: the rows are stored bottom to top. `repairs` names contradictions in the
+    header that were resolved.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -101,6 +104,7 @@ class Header(BaseModel):
     slope: float
     intercept: float
     rescaled: bool = True
+    unit: str = ""
     number: float | None = None
     frame_time: float | None = None
     stack: str = ""
@@ -160,6 +164,7 @@ def header_of(dataset: pydicom.Dataset, kind: Kind = "slice", *, raw: RawPixelDa
         slope=1.0 if slope is None or slope == 0 else slope,
         intercept=number(dataset, "RescaleIntercept") or 0.0,
         rescaled=slope is not None,
+        unit=_unit(dataset),
         number=number(dataset, "InstanceNumber"),
         frame_time=number(dataset, "FrameReferenceTime"),
         burned_in_risk=text(dataset, "BurnedInAnnotation").upper() == "YES"
@@ -169,6 +174,12 @@ def header_of(dataset: pydicom.Dataset, kind: Kind = "slice", *, raw: RawPixelDa
         repairs=repairs,
         raw=raw,
     )
+
+
+def _unit(dataset: pydicom.Dataset) -> str:
+    """Return the unit of the values, or "" if it is not stated or no code."""
+    unit = (text(dataset, "Units") or text(dataset, "RescaleType")).upper()
+    return unit if _UNIT.fullmatch(unit) and unit != "US" else ""  # US: unspecified
 
 
 def _acquisition(dataset: pydicom.Dataset) -> dict[str, Any]:

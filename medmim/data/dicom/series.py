@@ -23,6 +23,7 @@ from medmim.data.dicom.slices import (
     group_near,
     heights_of,
     reject,
+    unit_flag,
 )
 from medmim.data.formats import geometry
 from medmim.data.formats.nifti_header import MAX_SPACING_MM
@@ -262,7 +263,7 @@ def _flags(family: Sequence[Slice], families: Sequence[Sequence[Slice]]) -> dict
         mixed.append("bits_stored")
     if first.modality == "CT" and len({(one.slope, one.intercept) for one in headers}) > 1:
         mixed.append("rescale")
-    return flags | ({"mixed_values": " ".join(mixed)} if mixed else {})
+    return flags | unit_flag(headers) | ({"mixed_values": " ".join(mixed)} if mixed else {})
 
 
 def _few_slices(slices: Sequence[Slice], flags: Mapping[str, str]) -> list[SliceGroup]:

@@ -104,3 +104,9 @@ def group_near(
         else:
             groups.append([one])
     return groups
+
+
+def unit_flag(headers: Sequence[Header]) -> dict[str, str]:
+    """Return the units of PET and of CT that is not in HU, as a flag; slices may disagree."""
+    units = {header.unit.lower() for header in headers if header.modality in ("CT", "PT")}
+    return {"unit": " ".join(sorted(units - {""}))} if units - {"", "hu"} else {}

@@ -23,11 +23,13 @@ from medmim.data.formats.labels import (
 )
 from medmim.data.formats.nifti import Image, check_image, read_image
 from medmim.data.formats.plain_arrays import has_own_label
+from medmim.data.formats.smoothed_labels import values_at_edges
 from medmim.data.formats.volumes import fill_background, load_volume
 from medmim.data.formats.write_volume import write_volume
 from medmim.errors import DataError
 
 NO_BACKGROUND = "no_background"  # measurement of a label without any 0
+AT_EDGES = "values_at_edges"  # measurement of a label: number of values as interpolation leaves them
 
 
 class CaseOptions(BaseModel):
@@ -151,6 +153,8 @@ def fit_and_store(label: Image, image: Image, target: Path, *, resample: bool) -
             return {"reason": other.reason, "measured": measured}
     if fitted.array.all():
         measured[NO_BACKGROUND] = 1.0
+    if edges := values_at_edges(fitted.array):
+        measured[AT_EDGES] = float(len(edges))
     return {**store_label(fitted, target), **resampled, "measured": measured}
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from jaxtyping import Float64, Shaped
+import scipy  # loads its submodules on first use
+from jaxtyping import Bool, Float64, Shaped
 
 from medmim.data.formats.file_types import open_regular
 from medmim.data.formats.nifti import Image
@@ -84,7 +85,7 @@ def as_mask(
     """Return the classes of a picture that is a label: black and white becomes 0 and 1.
 
     Compression and smoothing leave greys between black and white; if 90 % of the pixels are nearly black or
-    white, the threshold is 128.
+    white, and no area is grey, the threshold is 128. A grey area is a class of its own.
 
     Args:
         array: grey values of the picture.
@@ -101,8 +102,8 @@ def as_mask(
     if set(values.tolist()) <= {0, 255}:
         return (array if white_ignored else array // 255), False
     white, black = array >= 255 - _MASK_NOISE, array <= _MASK_NOISE
-    smoothed = len(values) > _MASK_VALUES and not white_ignored
-    if smoothed and white.any() and black.any() and (white | black).mean() >= _MASK_SHARE:
+    smoothed = len(values) > _MASK_VALUES and not white_ignored and (white | black).mean() >= _MASK_SHARE
+    if smoothed and white.any() and black.any() and not _has_area(array, ~(white | black)):
         return (array >= 128).astype(np.uint8), True
     if lossy and len(values) > 2:
         raise DataError(
@@ -111,6 +112,15 @@ def as_mask(
             reason="lossy_label",
         )
     return array, False
+
+
+def _has_area(array: Shaped[np.ndarray, "..."], grey: Bool[np.ndarray, "..."]) -> bool:
+    """Return whether some square of 3 × 3 grey pixels is nearly uniform, unlike the slope of an edge."""
+    size = [3 if length > 1 else 1 for length in array.shape]
+    inner = scipy.ndimage.binary_erosion(grey, np.ones(size))
+    filters = (scipy.ndimage.maximum_filter, scipy.ndimage.minimum_filter)
+    high, low = (one(array, size)[inner].astype(np.int64) for one in filters)
+    return bool((high - low <= _MASK_NOISE).any())
 
 
 def _check_colours(picture: PIL.Image.Image, pixels: Shaped[np.ndarray, "rows columns"]) -> None:

@@ -1,4 +1,4 @@
-"""Patients of DICOM files: the user's rule for patients, and headers that contradict each other."""
+"""Patients of DICOM files: the user's rule for patients, and headers that leave doubt about them."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def _with_patient(one: ScannedFile, subject: str) -> ScannedFile:
 def doubtful_patients(
     scanned: Mapping[int, ScannedFile], paths: Mapping[int, Path], source: Path
 ) -> tuple[dict[str, Any], ...]:
-    """Return warnings about patients that may be several people; they contain counts.
+    """Return warnings about patients that may be several people, or one person; they contain counts.
 
-    They are so if their files disagree about name, birth date or sex (`people` is the least number of
+    They may be several if their files disagree about name, birth date or sex (`people` is the least number of
     people), or if one PatientID is in folders of several sites, such as site1 and site2.
     """
     sites: dict[str, set[tuple[str, ...]]] = defaultdict(set)
@@ -74,7 +74,7 @@ def doubtful_patients(
             folders = paths[number].relative_to(source).parts[:-1]
             named = tuple(part for part in folders if SITE_WORDS & set(folder_words(part)))
             sites[one.header.patient].add(named)
-    doubts = contradicting_patients(scanned)
+    doubts = (*contradicting_patients(scanned), *people_with_several_ids(scanned))
     if several := sum(len(found) > 1 for found in sites.values()):
         return (*doubts, {"kind": "patients_of_several_sites", "patients": several})
     return doubts
@@ -97,3 +97,22 @@ def contradicting_patients(scanned: Mapping[int, ScannedFile]) -> tuple[dict[str
     return (
         {"kind": "patients_contradict", **counts, "names": names, "birth_dates": birth_dates, "sexes": sexes},
     )
+
+
+def people_with_several_ids(scanned: Mapping[int, ScannedFile]) -> tuple[dict[str, Any], ...]:
+    """Return a warning if patients have equal names and birth dates; it contains counts.
+
+    A name and date of most patients are those that an anonymiser writes for everybody.
+    """
+    patients: dict[tuple[str, str], set[str]] = defaultdict(set)
+    everybody: set[str] = set()
+    for one in scanned.values():
+        if one.header is not None and one.header.patient:
+            everybody.add(one.header.patient)
+            if len(one.person) > 1 and all(one.person[:2]):
+                patients[one.person[0], one.person[1]].add(one.header.patient)
+    several = [found for found in patients.values() if 1 < len(found) <= max(2, len(everybody) / 2)]
+    if not several:
+        return ()
+    counts = {"people": len(several), "patients": len(set().union(*several))}
+    return ({"kind": "people_with_several_ids", **counts},)

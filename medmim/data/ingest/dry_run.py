@@ -12,7 +12,7 @@ from medmim.data.dicom.series import group_slices
 from medmim.data.dicom.slices import RejectedSlices, SingleImage, SliceGroup
 from medmim.data.ingest.cases import LayoutCase
 from medmim.data.ingest.context import IngestContext
-from medmim.data.ingest.dataset_warnings import layout_warnings, warning_text
+from medmim.data.ingest.dataset_warnings import layout_warnings
 from medmim.data.ingest.dicom_masks import take_given_roles
 from medmim.data.ingest.dicom_series import slices_of
 from medmim.data.ingest.dicom_subjects import apply_subject_rule, doubtful_patients
@@ -22,6 +22,7 @@ from medmim.data.ingest.nifti_fourth_axis import split_frames
 from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.sources import Sources
 from medmim.data.ingest.volumes import READABLE, is_readable, layout_query
+from medmim.data.ingest.warning_texts import warning_text
 
 _TAIL = 6  # characters of a series UID that are shown, to match label files
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from dicom_maker import scan_slices, write_series
 
-from medmim.data.dicom.slices import group_by, group_near, heights_of, own_place, reject
+from medmim.data.dicom.slices import group_by, group_near, heights_of, own_place, reject, unit_flag
 
 
 @pytest.fixture
@@ -29,3 +29,19 @@ def test_heights_and_places_are_in_mm(slices):
 def test_rejected_slices_keep_their_numbers(slices):
     found = reject(slices, "missing_slice", gaps=1)
     assert (len(found.slices), found.reason, found.measured) == (4, "missing_slice", {"gaps": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("modality", "units", "flag"),
+    [
+        ("PT", ["BQML"] * 4, {"unit": "bqml"}),
+        ("PT", ["BQML", "GML", "", "BQML"], {"unit": "bqml gml"}),
+        ("CT", ["HU", "HU", "", "HU"], {}),
+        ("CT", ["Z_EFF"] * 4, {"unit": "z_eff"}),
+        ("MR", ["PCT"] * 4, {}),
+    ],
+)
+def test_units_other_than_hounsfield_are_a_flag(slices, modality, units, flag):
+    pairs = zip(slices, units, strict=True)
+    headers = [one.header.model_copy(update={"modality": modality, "unit": unit}) for one, unit in pairs]
+    assert unit_flag(headers) == flag

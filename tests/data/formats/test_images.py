@@ -89,6 +89,22 @@ def test_greys_of_a_compressed_mask_become_black_and_white(tmp_path):
     np.testing.assert_array_equal(as_mask(mask, lossy=False)[0], mask // 255)
 
 
+def test_a_grey_area_is_a_class_and_no_noise(tmp_path):
+    mask = np.zeros((60, 60), np.uint8)
+    mask[11:40, 13:52] = 255
+    mask[44:54, 10:20] = 128
+    pixels = read_picture(saved(tmp_path / "a.jpg", mask, quality=70))[0].array
+    with pytest.raises(DataError, match="lossy compression changes class numbers"):
+        as_mask(pixels, lossy=True)
+    for number, grey in enumerate((50, 100, 150, 200)):
+        mask[44:48, 4 + 8 * number : 8 + 8 * number] = grey
+    assert as_mask(mask, lossy=False) == (pytest.approx(mask), False)
+    wide = np.clip(np.arange(60) * 16 - 400, 0, 255).astype(np.uint8)  # a mask that was enlarged 16 times
+    assert as_mask(np.concatenate([np.full((540, 60), 255, np.uint8), np.tile(wide, (60, 1))]), lossy=False)[
+        1
+    ]
+
+
 def test_class_numbers_are_kept_but_not_from_a_lossy_file():
     classes = np.arange(12, dtype=np.uint8).reshape(3, 4)
     assert as_mask(classes, lossy=False) == (pytest.approx(classes), False)

@@ -7,7 +7,7 @@ from ingest_source import count_fates, run_ingest
 
 from medmim.data.formats.nifti import read_image
 from medmim.data.formats.slicer_segments import number_slicer_segments, read_slicer_segments
-from medmim.data.ingest.dataset_warnings import warning_text
+from medmim.data.ingest.warning_texts import warning_text
 
 
 def save(path, layers, segments=()):

@@ -5,11 +5,15 @@ import json
 import numpy as np
 import PIL.Image
 import pytest
+from dicom_maker import write_series
 from ingest_source import label_array, run_ingest, save_picture, save_volume, scan_array
 
 from medmim.data.formats.images import label_colours
-from medmim.data.ingest.dataset_warnings import doubtful_labels, warning_text
+from medmim.data.ingest.dataset_warnings import doubtful_labels
+from medmim.data.ingest.warning_texts import warning_text
 from medmim.errors import DataError
+
+PET = "1.2.840.10008.5.1.4.1.1.128"
 
 
 @pytest.fixture
@@ -153,3 +157,39 @@ def test_overlapping_outlines_are_reported(tmp_path, run):
     ]
     (tmp_path / "in/0.json").write_text(json.dumps({"imagePath": "0.png", "shapes": shapes}))
     assert {"kind": "outlines_overlap", "images": 1, "voxels": 16} in run().info.warnings
+
+
+def test_255_beside_consecutive_classes_is_reported_unless_it_is_ignored(tmp_path, run):
+    for number in range(3):
+        save_picture(tmp_path / f"in/images/{number}.png", number)
+        mask = np.zeros((40, 50), np.uint8)
+        mask[4:11, 4:11], mask[5:10, 5:10], mask[20:30, 20:30] = 255, 1, 2
+        path = tmp_path / f"in/masks/{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        PIL.Image.fromarray(mask).save(path)
+    warning = {"kind": "white_is_a_class", "labels": 3}
+    assert warning in run().info.warnings
+    assert warning not in run(ignore_label=255).info.warnings
+
+
+def test_labels_that_look_smoothed_or_lost_parts_are_reported():
+    measured = [
+        {"values_at_edges": 2.0},
+        {"contours_outside": 3.0},
+        {"outside_voxels": 5.0, "hidden_segments": 1.0},
+    ]
+    smoothed, lost = doubtful_labels([*measured, {"overlap_voxels": 4.0}])
+    assert smoothed == {"kind": "labels_look_smoothed", "labels": 1}
+    assert lost["labels"] == 2
+    assert lost["listed"].startswith("contours outside the image or between its slices 3, voxels outside")
+
+
+def test_values_of_several_units_are_reported(tmp_path, run):
+    for number, unit in enumerate(("BQML", "GML")):
+
+        def tweak(dataset, _, unit=unit, number=number):
+            dataset.Units, dataset.PatientID = unit, f"P{number}"
+
+        write_series(tmp_path / f"in/{number}", sop=PET, series=f"1.2.7.{number}", tweak=tweak)
+    warnings = {one["kind"]: one for one in run().info.warnings}
+    assert warnings["mixed_units"]["listed"] == "bqml 1, gml 1"

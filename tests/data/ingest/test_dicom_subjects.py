@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dicom_maker import write_series
 from ingest_source import run_ingest
 
-from medmim.data.ingest.dataset_warnings import warning_text
 from medmim.data.ingest.layout_rules import InferenceRules, SubjectRule
+from medmim.data.ingest.warning_texts import warning_text
 from medmim.errors import DataError
 from medmim.stages.ingest import preview
 
@@ -160,3 +161,34 @@ def test_placeholders_are_no_patients(tmp_path, run, patient):
     dataset = run()
     assert len({volume.subject for volume in dataset.volumes}) == 2
     assert [warning["kind"] for warning in dataset.info.warnings] == ["no_patient_id"]
+
+
+def write_people(folder, people):
+    for number, (name, date) in enumerate(people):
+        values = {"PatientName": name, "PatientBirthDate": date, "PatientID": f"ID{number}"}
+
+        def identify(dataset, place, values=values, number=number):
+            for field, value in values.items():
+                setattr(dataset, field, value)
+            dataset.PixelData = (
+                np.random.default_rng(10 * number + place).integers(0, 900, 80, np.int16).tobytes()
+            )
+
+        write_series(
+            folder / f"s{number}", series=f"1.2.3.{number + 1}", study=f"1.2.{number + 1}", tweak=identify
+        )
+
+
+@pytest.mark.parametrize(
+    ("people", "found"),
+    [
+        ([("SENTINEL^A", "19700101"), ("a sentinel", "19700101"), ("SENTINEL^B", "19700101")], True),
+        ([("SENTINEL^A", "19700101"), ("SENTINEL^A", "19800101"), ("SENTINEL^B", "19700101")], False),
+        ([("SENTINEL^A", ""), ("SENTINEL^A", ""), ("SENTINEL^B", "")], False),
+        ([("ANON", "19000101")] * 3, False),
+    ],
+)
+def test_one_person_with_several_patient_ids_is_reported(tmp_path, run, people, found):
+    write_people(tmp_path / "in", people)
+    warning = {"kind": "people_with_several_ids", "people": 1, "patients": 2}
+    assert (warning in run().info.warnings) == found

@@ -1,0 +1,21 @@
+"""Every warning is one sentence with its numbers, in the singular or plural."""
+
+import pytest
+
+from medmim.data.ingest.warning_texts import warning_text
+
+
+@pytest.mark.parametrize(
+    ("warning", "start"),
+    [
+        ({"kind": "labels_look_smoothed", "labels": 1}, "1 label has values"),
+        ({"kind": "labels_look_smoothed", "labels": 2}, "2 labels have values"),
+        ({"kind": "white_is_a_class", "labels": 3}, "3 labels have the value 255"),
+        ({"kind": "images_not_found", "images": 1}, "annotation files name 1 image that"),
+        ({"kind": "boxes_without_class", "columns": 2}, "tables of boxes have no known column"),
+        ({"kind": "mixed_units", "modality": "PT", "listed": "bqml 1, gml 1"}, "values of PT volumes"),
+        ({"subjects": ["a", "b"], "splits": ["train"], "volumes": ["v"], "kind": "x"}, "same voxels under 2"),
+    ],
+)
+def test_texts(warning, start):
+    assert warning_text(warning).startswith(start)
