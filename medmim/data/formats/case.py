@@ -20,10 +20,10 @@ from medmim.data.formats.labels import (
     other_values,
     resample_label,
     store_label,
+    values_at_edges,
 )
 from medmim.data.formats.nifti import Image, check_image, read_image
 from medmim.data.formats.plain_arrays import has_own_label
-from medmim.data.formats.smoothed_labels import values_at_edges
 from medmim.data.formats.volumes import fill_background, load_volume
 from medmim.data.formats.write_volume import write_volume
 from medmim.errors import DataError

@@ -8,7 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import scipy
-from jaxtyping import Float64, Shaped
+from jaxtyping import Float64, Integer, Shaped
 
 from medmim.data.formats.geometry import corner_points
 from medmim.data.formats.images import as_mask, is_lossy, is_picture, label_colours, read_picture
@@ -21,6 +21,8 @@ from medmim.errors import DataError, counted
 MAX_OFFSET_VOXELS = 0.5
 MAX_LABEL = 65535
 _MAX_CHANNELS = 256
+_MAX_EDGE_VOXELS = 1_500_000  # looked at around the middle of a label: enough for a warning, and quick
+_MIN_EDGE_VOXELS = 4
 _MAX_VALUES = 256
 INTEGER_TOLERANCE = 1e-3
 NOT_ANNOTATED = 255  # code of voxels that a negative ignore value marks as not annotated
@@ -253,3 +255,25 @@ def class_numbers(array: Shaped[np.ndarray, "x y z"]) -> tuple[int, ...] | None:
     """Return the class numbers of an array that can be a label with background, else None."""
     values = few_values(array)
     return tuple(one for one in values if one) if values and not values[0] else None
+
+
+def values_at_edges(label: Integer[np.ndarray, "x y z"]) -> tuple[int, ...]:
+    """Return the values that occur only between a lower and a higher neighbour.
+
+    Interpolation leaves such values at the edge of a class. A class of its own has them only if it is nowhere
+    three voxels wide.
+
+    Args:
+        label: class numbers from 0 to 65535.
+    """
+    planes = max(3, _MAX_EDGE_VOXELS // label[..., 0].size)
+    start = max(0, (label.shape[2] - planes) // 2)
+    part = label[..., start : start + planes]
+    if len(np.unique(part)) < 3:
+        return ()
+    above = part > scipy.ndimage.minimum_filter(part, 3)
+    between = above & (part < scipy.ndimage.maximum_filter(part, 3))
+    inner = slice(1, -1) if part.shape[2] < label.shape[2] else slice(None)  # outer planes lack a neighbour
+    counts = np.bincount(part[..., inner].ravel())
+    at_edges = np.bincount(part[..., inner][between[..., inner]], minlength=len(counts))
+    return tuple(np.flatnonzero((counts >= _MIN_EDGE_VOXELS) & (at_edges == counts)).tolist())

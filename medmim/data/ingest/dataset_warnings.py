@@ -12,7 +12,7 @@ from medmim.data.formats.case import AT_EDGES, NO_BACKGROUND
 from medmim.data.formats.images import COLOUR, OF_GREY
 from medmim.data.ingest.cases import DatasetLayout
 from medmim.data.ingest.context import IngestedVolume, stem_of
-from medmim.data.ingest.layout_doubts import layout_doubts
+from medmim.data.ingest.layout_doubts import layout_doubts, mixed_units, unlabelled_contrasts
 from medmim.data.ingest.path_words import is_volume_name
 from medmim.data.ingest.sources import Sources
 from medmim.errors import counted
@@ -90,10 +90,7 @@ def layout_warnings(
         warnings.append({"kind": "boxes_of_another_size", "boxes": boxes})
     if overlaps := [int(row.measured[OUTLINES_OVERLAP]) for row in rows if OUTLINES_OVERLAP in row.measured]:
         warnings.append({"kind": "outlines_overlap", "images": len(overlaps), "voxels": sum(overlaps)})
-    warnings += _unlabelled_contrasts(
-        [(one.volume.subject, one.volume.label is not None) for one in made]
-        or [(case.subject, bool(case.labels)) for case in (layout.cases if layout else ())]
-    )
+    warnings += unlabelled_contrasts(layout, made)
     labelled = [one for one in made if one.volume.label is not None]
     codes = [[code for code in one.classes if code != ignore_label] for one in labelled]
     warnings += _doubtful_codes(layout.label_names if layout else {}, codes)
@@ -101,7 +98,7 @@ def layout_warnings(
     if layout and layout.regions:
         listed = ", ".join(f"{name}: {list(members)}" for name, members in layout.regions.items())
         warnings.append({"kind": "declared_regions", "regions": listed})
-    warnings += _mixed_units(made)
+    warnings += mixed_units(made)
     warnings += layout_doubts(layout.cases if layout else ())
     if layout and layout.anonymous and len({one.volume.subject for one in made}) == len(made):
         warnings.append({"kind": "every_image_is_a_patient", "images": len(layout.cases)})
@@ -130,36 +127,6 @@ def _unread_entries(measured: Sequence[Mapping[str, float]]) -> list[dict[str, A
         if count := sum(int(one.get(key, 0)) for one in measured):
             found.append({"kind": kind, unit: count})
     return found
-
-
-def _mixed_units(made: Sequence[IngestedVolume]) -> list[dict[str, Any]]:
-    """Return a warning for each modality whose values have several units, such as Bq/ml and SUV."""
-    units: dict[str, Counter[str]] = {}
-    for one in made:
-        unit = one.volume.flags.get("unit", "not stated" if one.volume.modality == "PT" else "hu")
-        units.setdefault(one.volume.modality, Counter())[unit] += 1
-    return [
-        {
-            "kind": "mixed_units",
-            "modality": modality,
-            "listed": ", ".join(f"{unit} {count}" for unit, count in sorted(own.items())),
-        }
-        for modality, own in sorted(units.items())
-        if len(own) > 1
-    ]
-
-
-def _unlabelled_contrasts(images: Sequence[tuple[str, bool]]) -> list[dict[str, Any]]:
-    """Return a warning if every labelled patient also has the same number of images without a label.
-
-    Args:
-        images: patient of each image, and whether the image has a label.
-    """
-    labelled = {subject for subject, has_label in images if has_label}
-    without = Counter(subject for subject, has_label in images if not has_label and subject in labelled)
-    if len(labelled) < 2 or set(without) != labelled or len(set(without.values())) > 1:
-        return []
-    return [{"kind": "contrast_without_label", "images": without.total(), "patients": len(labelled)}]
 
 
 def _doubtful_codes(names: Mapping[int, str], cases: Sequence[Sequence[int]]) -> list[dict[str, Any]]:

@@ -1,13 +1,14 @@
-"""Warnings about the cases of a layout: visits that lack a channel, and patients that splits may share."""
+"""Warnings about images: channels and labels that lack, patients that splits may share, and mixed units."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from medmim.data.dataset.splits import SPLIT_WORDS
-from medmim.data.ingest.cases import LayoutCase
+from medmim.data.ingest.cases import DatasetLayout, LayoutCase
+from medmim.data.ingest.context import IngestedVolume
 from medmim.data.ingest.path_words import identity, split_words
 
 _CHANNEL = "channel"
@@ -42,3 +43,37 @@ def _names_in_two_splits(cases: Iterable[LayoutCase]) -> list[dict[str, Any]]:
             known[tuple(words)][case.subject] = case.split
     shared = [found for found in known.values() if len(set(found.values())) > 1]
     return [{"kind": "names_in_two_splits", "names": len(shared), "total": len(known)}] if shared else []
+
+
+def unlabelled_contrasts(
+    layout: DatasetLayout | None, made: Sequence[IngestedVolume]
+) -> list[dict[str, Any]]:
+    """Return a warning if every labelled patient also has the same number of images without a label.
+
+    Args:
+        made: the volumes; without any, the cases of the layout are looked at.
+    """
+    images = [(one.volume.subject, one.volume.label is not None) for one in made]
+    images = images or [(case.subject, bool(case.labels)) for case in (layout.cases if layout else ())]
+    labelled = {subject for subject, has_label in images if has_label}
+    without = Counter(subject for subject, has_label in images if not has_label and subject in labelled)
+    if len(labelled) < 2 or set(without) != labelled or len(set(without.values())) > 1:
+        return []
+    return [{"kind": "contrast_without_label", "images": without.total(), "patients": len(labelled)}]
+
+
+def mixed_units(made: Sequence[IngestedVolume]) -> list[dict[str, Any]]:
+    """Return a warning for each modality whose values have several units, such as Bq/ml and SUV."""
+    units: dict[str, Counter[str]] = {}
+    for one in made:
+        unit = one.volume.flags.get("unit", "not stated" if one.volume.modality == "PT" else "hu")
+        units.setdefault(one.volume.modality, Counter())[unit] += 1
+    return [
+        {
+            "kind": "mixed_units",
+            "modality": modality,
+            "listed": ", ".join(f"{unit} {count}" for unit, count in sorted(own.items())),
+        }
+        for modality, own in sorted(units.items())
+        if len(own) > 1
+    ]
