@@ -3,10 +3,10 @@
     nnUNet_n_proc_DA=0 OMP_NUM_THREADS=1 python nnunet_minutes_side.py DATASET PLANS MINUTES SEED IMAGES OUT
 
 nnU-Net's own trainer: its network, augmentation, loss, optimizer and polynomial learning rate. Only the
-length is changed: the rate follows the share of processor minutes used instead of the share of 1,000 epochs, so
-that a training of any length completes the schedule. Augmentation runs in this process and counts; there is no
-validation. Predicts every image of IMAGES with the final weights, mirrored as nnU-Net does, and prints one line
-of JSON.
+length is changed: the rate follows the share of processor minutes used instead of the share of 1,000
+epochs, so that a training of any length completes the schedule. Augmentation runs in this process and
+counts; there is no validation. Predicts every image of IMAGES with the final weights, mirrored as nnU-Net
+does, and prints one line of JSON.
 """
 
 import importlib.metadata
