@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def medmim(precision: str, given: argparse.Namespace, minutes: float) -> Row:
     return {"version": version, "steps": int(answer["metrics"]["last/steps"]), **dice_of(answer)}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Append the rows that the table lacks."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, nargs="+", default=[5, 15, 30, 60], help="processor minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs/results/nnunet_minutes.csv"))
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     known = pd.read_csv(given.out) if given.out.is_file() else pd.DataFrame(columns=COLUMNS)
     done = set(zip(known["arm"], known["minutes"], known["seed"], strict=True))
     for minutes in sorted(given.minutes):

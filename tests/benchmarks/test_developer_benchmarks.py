@@ -78,6 +78,19 @@ def test_training_steps_are_timed_and_scores_become_rows(tmp_path):
     assert (tmp_path / "a.csv").read_text().splitlines()[1] == "d,segment,,,,0,1.0,9,dice,0.5,0.4,0.6,3"
 
 
+def test_rows_of_nnunet_and_medmim_that_are_in_the_table_are_not_trained_again(tmp_path):
+    script = functions_of("nnunet_minutes.py")
+    score = {"metric": "dice", "value": 0.5, "low": 0.4, "high": 0.6, "patients": 3, "cases": 4}
+    dice = {"dice": 0.5, "low": 0.4, "high": 0.6, "patients": 3}
+    assert script["dice_of"]({"scores": [{"metric": "hd95_mm"}, score]}) == dice
+    table, known = tmp_path / "rows.csv", {"arm": "medmim", "minutes": 5, "seed": 0, **dice}
+    pd.DataFrame([known], columns=script["COLUMNS"]).to_csv(table, index=False)
+    before = table.read_text()
+    words = ["--data", "nowhere", "--work", str(tmp_path), "--out", str(table)]
+    script["main"]([*words, "--arms", "medmim", "--minutes", "5"])
+    assert table.read_text() == before
+
+
 def test_scores_are_drawn_against_the_minutes_of_pretraining(tmp_path):
     rows = pd.DataFrame({"pretrain_minutes": [0, 15, 0, 15], "dice": [0.8, 0.81, 0.82, 0.83]})
     functions_of("pretraining_minutes.py")["draw"](rows, tmp_path / "curve.png")
