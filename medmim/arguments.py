@@ -18,6 +18,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from jaxtyping import jaxtyped
+
 from medmim import files
 from medmim.errors import WrongTypeError, refuse_unknown_options
 
@@ -149,7 +151,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, arm) for arm in get_args(hint))
     if origin is Literal:
         return any(value is arm or (type(value) is type(arm) and value == arm) for arm in get_args(hint))
-    return isinstance(value, hint) if origin is None else _fits_inside(value, origin, get_args(hint))
+    with jaxtyped("context"):  # else sizes of named axes in a caller that uses jaxtyping count here too
+        return isinstance(value, hint) if origin is None else _fits_inside(value, origin, get_args(hint))
 
 
 def _fits_inside(value: Any, origin: Any, args: tuple[Any, ...]) -> bool:

@@ -8,11 +8,13 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from jaxtyping import Float, jaxtyped
 
 import medmim
 import medmim.errors
 from medmim.arguments import check_fields, checked, fit, fitting_options
 from medmim.errors import UsageError, WrongTypeError
+from medmim.masks.base import hidden_voxels
 
 
 @checked
@@ -194,6 +196,13 @@ def test_the_python_interface_refuses_in_one_line(call, message, encoder):
     with pytest.raises(UsageError, match=message) as caught:
         call(encoder)
     assert "\n" not in str(caught.value)
+
+
+def test_sizes_of_axes_in_a_caller_do_not_count():
+    pairs, hidden = torch.zeros(2, 1, 4, 4), torch.zeros(4, 2, 2, dtype=torch.bool)
+    with jaxtyped("context"):
+        assert isinstance(pairs, Float[torch.Tensor, "batch channel *space"])
+        assert hidden_voxels(hidden, (4, 4)).shape == (4, 1, 4, 4)
 
 
 @pytest.mark.parametrize(
