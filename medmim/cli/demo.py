@@ -28,8 +28,20 @@ Examples:
     show_default=True,
     help="Number of synthetic patients.",
 )
-@click.option("--pretrain-steps", type=click.IntRange(min=1), default=200, show_default=True)
-@click.option("--finetune-steps", type=click.IntRange(min=1), default=600, show_default=True)
+@click.option(
+    "--pretrain-steps",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Steps of pretraining.",
+)
+@click.option(
+    "--finetune-steps",
+    type=click.IntRange(min=1),
+    default=900,
+    show_default=True,
+    help="Steps of each fine-tuning.",
+)
 @json_option
 def command(
     *, out: Path, seed: int, patients: int, pretrain_steps: int, finetune_steps: int, as_json: bool
