@@ -76,6 +76,8 @@ def nnunet(plans: str, given: argparse.Namespace, minutes: float) -> Row:
     side = Path(__file__).with_name("nnunet_minutes_side.py")
     words = [str(side), NUMBER, plans, f"{minutes:g}", str(given.seed), str(images), str(out)]
     answer = run([str(given.python), *words], **settings)
+    if answer["predictions"] != len(list(images.glob("*.nii.gz"))):  # `evaluate` counts missing ones as empty
+        sys.exit(f"{out}: expected a label map of every test image, got {answer['predictions']}")
     score = ["evaluate", "--data", str(given.data), "--predictions", str(out), "--metrics", "dice", "--json"]
     scored = run([*MEDMIM, *score, "--out", f"{out}-scores"])
     version = " torch ".join(answer["versions"].values())

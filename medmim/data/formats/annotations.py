@@ -214,9 +214,8 @@ def place_annotations(
         if inside is not None:
             masks.append((inside[..., None], numbers[mark.name]))
     label = None
-    if outlined and all(
-        outlined
-    ):  # a label would mark the rest of a finding that has only a box as background
+    # a label would mark the rest of a finding that has only a box as background
+    if outlined and all(outlined):
         drawn, overlap = draw_classes(masks, (*plane, 1))
         label = Image(drawn, image.affine)
         measured |= {OUTLINES_OVERLAP: float(overlap)} if overlap else {}
