@@ -56,7 +56,8 @@ def prepared(given: argparse.Namespace) -> dict[str, str]:
     run([*MEDMIM, "export", "--data", str(given.data), "--datalist", "nnunet", "--out", str(raw)])
     program = "import nnunetv2.experiment_planning.plan_and_preprocess_entrypoints as e; "
     words = ["-c", f"{program}e.plan_and_preprocess_entry()", "-d", NUMBER, "-c", "3d_fullres", "-np", "1"]
-    run([str(given.python), *words], **settings)
+    # the planner takes this number for PyTorch's threads, which 0 is not
+    run([str(given.python), *words], **{**settings, "nnUNet_n_proc_DA": "1"})
     shutil.copy2(raw / "splits_final.json", planned)
     plans = json.loads((planned / "nnUNetPlans.json").read_text(encoding="utf-8"))
     configuration = plans["configurations"]["3d_fullres"]
