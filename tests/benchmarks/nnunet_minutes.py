@@ -30,13 +30,13 @@ MEDMIM = [sys.executable, "-m", "medmim"]
 
 
 def run(words: list[str], **settings: str) -> Row:
-    """Run a program on one core and return the JSON object of its last line."""
+    """Run a program on one core and return the JSON object of its last line, if it has one."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **settings}
     ran = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     if ran.returncode:
         sys.exit(f"{' '.join(words)} failed:\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}")
     lines = ran.stdout.strip().splitlines()
-    return json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    return json.loads(lines[-1]) if lines and lines[-1].startswith('{"') else {}
 
 
 def dice_of(answer: Row) -> Row:
