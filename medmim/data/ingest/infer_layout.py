@@ -235,11 +235,8 @@ def _targets(images: Sequence[Candidate], rules: InferenceRules) -> dict[Path, s
 
 
 def _splits(images: Sequence[Candidate], labelled: set[Path]) -> dict[Path, Split]:
-    """Return the split that folders such as train/ and test/ give, unless only some of them have labels."""
-    words = {
-        one.path: [part.lower() for part in one.words.unit if part.lower() in SPLIT_WORDS] for one in images
-    }
-    found = {path: SPLIT_WORDS[named[0]] for path, named in words.items() if named}
+    """Return the split that folders such as imagesTs/ give, unless only some of them have labels."""
+    found = {one.path: SPLIT_WORDS[one.words.split_words[0]] for one in images if one.words.split_words}
     annotated = {found[path] for path in labelled if path in found}
     several = set(found.values())
     whole = len(found) == len(images) and len(several) > 1 and (not labelled or annotated == several)

@@ -207,6 +207,13 @@ class PathWords:
         return [self.folders.get(place, (role, "" if role else part)) for place, part, role in roles]
 
     @cached_property
+    def split_words(self) -> tuple[str, ...]:
+        """Words for a split that name a folder, or stand beside its role, as in imagesTr and images_test."""
+        roles = zip(self._readings, self._folders, strict=True)
+        words = (folder_words(part) if role else [part.lower()] for (role, _), part in roles)
+        return tuple(word for of_folder in words for word in of_folder if word in PARTS)
+
+    @cached_property
     def folder_role(self) -> Role | None:
         """Role of the nearest folder that names one."""
         return next((role for role, _ in reversed(self._readings) if role), None)

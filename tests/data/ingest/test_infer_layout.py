@@ -258,6 +258,17 @@ def test_a_test_folder_without_labels_is_not_a_split():
     assert {case.split for case in found.cases} == {None}
 
 
+@pytest.mark.parametrize("names", [("{}Tr", "{}Ts"), ("{}_training", "{}_test"), ("train_{}", "testing_{}")])
+def test_labelled_folders_of_images_and_a_split_keep_that_split(names):
+    """As in raw folders of nnU-Net, whose labelled test patients were trained on."""
+    files = zip(names, ("{n}", "9{n}"), strict=True)
+    found = infer([f"{of.format(kind)}/{stem}.nii.gz" for of, stem in files for kind in ("images", "labels")])
+    assert {case.split for case in found.cases} == {"train", "test"}
+    for case in found.cases:
+        assert case.labels
+        assert case.split == ("test" if bare_name(case.image.name).startswith("9") else "train")
+
+
 def test_images_without_patient_information_are_reported():
     assert infer(["{n}.png"]).anonymous
     assert not infer(["patient{n}/T1.nii.gz", "patient{n}/T2.nii.gz"]).anonymous
