@@ -6,6 +6,8 @@ Patch, pooling and target spacing follow nnU-Net's rules (Isensee et al., Nature
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -194,9 +196,14 @@ def _network(
 ) -> tuple[str, dict[str, Any], str, Size]:
     """Return name and options of the encoder, the reason, and its total stride."""
     name, options, why = _encoder(facts, machine, _patch(facts, machine, spacing, None), spacing)
+    return name, options, why, _stride(name, facts.dims, facts.channels, json.dumps(options))
+
+
+@functools.lru_cache(maxsize=64)
+def _stride(name: str, dims: Dims, channels: int, given: str) -> Size:
+    """Return the total stride of an encoder; kept, like the memory, for the other runs of this process."""
     with torch.device("meta"):
-        encoder = build_encoder(name, spatial_dims=facts.dims, in_channels=facts.channels, **options)
-    return name, options, why, encoder.total_stride
+        return build_encoder(name, spatial_dims=dims, in_channels=channels, **json.loads(given)).total_stride
 
 
 def _encoder(
@@ -235,12 +242,16 @@ def _batch(dims: Dims, machine: Machine, memory: PredictedMemory, task: str | No
 
 def memory_of(facts: TrainingFacts, size: Size, encoder: str, options: dict[str, Any]) -> PredictedMemory:
     """Return the predicted memory of training a segmenter in bf16."""
+    return _memory(encoder, facts.dims, facts.channels, size, json.dumps(options))
 
+
+@functools.lru_cache(maxsize=64)
+def _memory(encoder: str, dims: Dims, channels: int, size: Size, options: str) -> PredictedMemory:
     def build() -> nn.Module:
-        body = build_encoder(encoder, spatial_dims=facts.dims, in_channels=facts.channels, **options)
-        return build_head("segment", encoder=body, spatial_dims=facts.dims, classes=3)
+        body = build_encoder(encoder, spatial_dims=dims, in_channels=channels, **json.loads(options))
+        return build_head("segment", encoder=body, spatial_dims=dims, classes=3)
 
-    return predict_memory(build, channels=facts.channels, size=size, value_bytes=2)
+    return predict_memory(build, channels=channels, size=size, value_bytes=2)
 
 
 def _view_choices(

@@ -24,7 +24,7 @@ from medmim.stages.evaluate.case_scores import label_classes, merged_boxes
 from medmim.stages.evaluate.class_matching import ClassMatching
 from medmim.text_formats import parse_csv, parse_json
 from medmim.training.evaluation.classification_metrics import grades_of
-from medmim.training.evaluation.figures import FigureRow, panel, segmentation_row
+from medmim.training.evaluation.panels import FigureRow, panel, segmentation_row
 from medmim.training.evaluation.score_segmentations import FinalMetrics, compare_labels
 from medmim.training.tasks.base import EvaluationContext, Row, Task
 from medmim.training.tasks.multilabel import known_labels

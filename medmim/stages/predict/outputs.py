@@ -20,8 +20,8 @@ from medmim.data.formats.write_volume import encode_image
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.errors import counted
 from medmim.training.evaluation.detection_metrics import UNCHOSEN
-from medmim.training.evaluation.figures import FigureRow, boxed_row, caption_row, panel, upright
 from medmim.training.evaluation.inference import labels_of, onto, restored, segment
+from medmim.training.evaluation.panels import FigureRow, boxed_row, caption_row, panel, upright
 from medmim.training.evaluation.postprocessing import apply_postprocessing
 from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.multilabel import predicted_words

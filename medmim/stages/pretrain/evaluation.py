@@ -25,7 +25,7 @@ from medmim.shapes import Images, grid_of
 from medmim.stages.pretrain.setup import PretrainRun, pretraining_dataset, volumes_with_labels
 from medmim.training.budget import Budget
 from medmim.training.callbacks import Log
-from medmim.training.evaluation.figures import panel, reconstruction_rows
+from medmim.training.evaluation.panels import panel, reconstruction_rows
 from medmim.training.evaluation.pretraining_monitors import (
     LEAKED_ERROR,
     Monitors,

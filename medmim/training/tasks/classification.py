@@ -24,8 +24,9 @@ from medmim.encoders import Encoder
 from medmim.errors import DataError, UsageError
 from medmim.shapes import Scalar
 from medmim.training.evaluation.classification_metrics import class_means, temperature
-from medmim.training.evaluation.figures import caption_row, classification_figure, panel
+from medmim.training.evaluation.figures import classification_figure
 from medmim.training.evaluation.inference import mirrored
+from medmim.training.evaluation.panels import caption_row, panel
 from medmim.training.precision import autocast
 from medmim.training.tasks.base import (
     Cases,

@@ -23,8 +23,8 @@ from medmim.heads.anchors import AnchorGrid, anchor_shapes, coverage
 from medmim.heads.detection import Detector, detection_loss, level_strides
 from medmim.shapes import Scalar
 from medmim.training.evaluation.detection_metrics import UNCHOSEN, best_thresholds, box_means, box_tally
-from medmim.training.evaluation.figures import boxed_row, panel
 from medmim.training.evaluation.metric_intervals import Statistic
+from medmim.training.evaluation.panels import boxed_row, panel
 from medmim.training.tasks.base import (
     Cases,
     EvaluationContext,

@@ -22,8 +22,8 @@ from medmim.encoders import Encoder
 from medmim.errors import UsageError
 from medmim.methods.dice_loss import CRITERIA
 from medmim.shapes import Scalar
-from medmim.training.evaluation.figures import panel, segmentation_row
 from medmim.training.evaluation.inference import labels_of, membership, segment
+from medmim.training.evaluation.panels import panel, segmentation_row
 from medmim.training.evaluation.postprocessing import choose_postprocessing
 from medmim.training.evaluation.score_segmentations import (
     FinalMetrics,
