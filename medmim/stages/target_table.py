@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from medmim.text_formats import parse_csv
 _KEYS = ("volume", "subject", "patient")
 _FIELDS = {"site": "source", "source": "source", "modality": "modality", "group": "group", "split": "split"}
 UNKNOWN_GROUP = "not given"
+_NOT_STATED = {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}  # empty cells, as programs write them
+_COMMA_NUMBER = re.compile(r"[-+]?\d[\d.]*,[\d,.]*")
 
 
 def read_column(
@@ -25,31 +29,66 @@ def read_column(
     """Return the name of the key column, and the value of each key; rows without a value are left out.
 
     Args:
-        path: CSV file with a column `volume` or `subject` (keys of the manifest) or `patient`.
+        path: CSV file, separated by commas, semicolons or tabs, with a column `volume` or `subject` (keys of
+            the manifest) or `patient`.
         option: command-line option, for messages.
 
     Raises:
-        UsageError: for a file that cannot be read, a missing column, or two values of one key.
+        UsageError: for a file that cannot be read, a missing column, two values of one key, or a value that
+            is written in several ways.
     """
+    where = f"{option}: '{path}'"
     try:
-        columns, rows = parse_csv(path.read_text(encoding="utf-8-sig"))
+        columns, rows = parse_csv(path.read_text(encoding="utf-8-sig"), delimiters=",;\t")
     except (OSError, ValueError) as error:
-        raise UsageError(f"{option}: '{path}' cannot be read: expected a CSV file") from error
+        raise UsageError(f"{where} cannot be read: expected a CSV file") from error
     key = next((one for one in keys if one in columns), None)
     if key is None or column not in columns:
         found_columns = f"the columns {', '.join(columns)}" if columns else "no columns"
         raise UsageError(
-            f"{option}: '{path}' has {found_columns}: expected {column}, "
-            f"and {', '.join(keys[:-1])} or {keys[-1]}"
+            f"{where} has {found_columns}: expected {column}, and {', '.join(keys[:-1])} or {keys[-1]}"
         )
+    if twice := [one for one in (key, column) if list(columns).count(one) > 1]:
+        raise UsageError(f"{where} has several columns {twice[0]}: expected one")
     found: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
+        if None in row:  # such as a comma in a text without quotes, after which cells are in wrong columns
+            raise UsageError(f"{where} line {number}: expected {counted(len(columns), 'cell')}, got more")
         value = str(row[column] or "").strip()
-        if value and found.setdefault(str(row[key]).strip(), value) != value:
-            raise UsageError(
-                f"{option}: '{path}' line {number}: the {key} of this row has another {column} too"
-            )
-    return key, found
+        stated = value.lower() not in _NOT_STATED
+        if stated and found.setdefault(str(row[key]).strip(), value) != value:
+            raise UsageError(f"{where} line {number}: the {key} of this row has another {column} too")
+    return key, _in_one_spelling(found, f"{where}, column {column}")
+
+
+def _in_one_spelling(values: Mapping[str, str], where: str) -> dict[str, str]:
+    """Return the values with equal numbers written alike, such as 1 and 1.0 as 1.
+
+    Raises:
+        UsageError: for numbers with a comma, which may be decimal or of thousands; for texts that differ in
+            case or spaces only.
+    """
+    spellings: dict[str | float, set[str]] = defaultdict(set)
+    for value in values.values():
+        if _COMMA_NUMBER.fullmatch(value):
+            raise UsageError(f"{where}: '{value}' has a comma: write numbers as 1234.5")
+        spellings[_same(value)].add(value)
+    for meaning, written in spellings.items():
+        if isinstance(meaning, str) and len(written) > 1:
+            shown = " and ".join(f"'{one}'" for one in sorted(written)[:2])
+            raise UsageError(f"{where}: {shown} differ in case or spaces only: write one value in one way")
+    chosen = {
+        meaning: min(written, key=lambda one: (len(one), one)) for meaning, written in spellings.items()
+    }
+    return {name: chosen[_same(value)] for name, value in values.items()}
+
+
+def _same(value: str) -> str | float:
+    """Return what is equal for two spellings of one value: the number, or the text in plain letters."""
+    try:
+        return float(value)
+    except ValueError:
+        return " ".join(value.casefold().split())
 
 
 def column_values(

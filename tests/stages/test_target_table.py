@@ -53,11 +53,34 @@ def test_volumes_are_found_by_keys_of_the_manifest(key, dataset, tmp_path):
         ("patient,age\nANN,3\nANN,4\n", "line 3: the patient of this row has another age too"),
         ("patient,age\nEVE,3\n", "no row of .* has the patient of a volume"),
         ("", "has no columns: expected age"),
+        ("patient,age,age\nANN,3,4\n", "has several columns age: expected one"),
+        ("patient,note,age\nANN,tall, thin,3\n", "line 2: expected 3 cells, got more"),
+        ("patient;age\nANN;63,5\n", "column age: '63,5' has a comma: write numbers as 1234.5"),
+        ('patient,age\nANN,"1,234"\n', "column age: '1,234' has a comma: write numbers as 1234.5"),
+        ("patient,age\nANN,Old\nBOB,old\n", "'Old' and 'old' differ in case or spaces only"),
     ],
 )
 def test_tables_that_cannot_be_used_are_rejected(text, message, dataset, tmp_path):
     with pytest.raises(UsageError, match=message):
         with_targets(dataset, ages(tmp_path, text), "age", home=tmp_path, log=lambda line: None)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_cells_may_be_separated_by_semicolons_or_tabs_as_spreadsheets_write_them(
+    separator, dataset, tmp_path
+):
+    path = ages(tmp_path, "\ufeffpatient;age;note\nANN;63.5;a, b\nBOB;40;\n".replace(";", separator))
+    found = with_targets(dataset, path, "age", home=tmp_path, log=lambda line: None)
+    assert [row.target for row in found.volumes] == ["63.5", "63.5", "40", None]
+
+
+def test_spellings_of_one_number_are_one_class_and_missing_values_none(dataset, tmp_path):
+    path = ages(
+        tmp_path,
+        "subject,grade\nother,1.0\n{},1\n{},NaN\n".format(*(one.subject for one in dataset.volumes[1:3])),
+    )
+    found = with_targets(dataset, path, "grade", home=tmp_path, log=lambda line: None)
+    assert [row.target for row in found.volumes] == ["1", "1", None, "1"]
 
 
 def test_a_site_is_a_source_of_the_dataset():

@@ -150,12 +150,14 @@ def _divide(
 ) -> Partition:
     """Return the partition; its folds are those of all stored patients, as in pretraining."""
     needed = task.requirement
-    if not any(map(task.usable, dataset.volumes)):
-        raise DataError(f"this dataset has no image with {needed}: {task.remedy}", reason="no_labels")
-    unused = sum(not task.usable(volume) for volume in dataset.volumes)
+    unused = [volume for volume in dataset.volumes if not task.usable(volume)]
+    texts = sorted(volume.target for volume in unused if volume.target)  # regression needs numbers
+    shown = f"; found '{texts[0]}'" if texts else ""
+    if len(unused) == len(dataset.volumes):
+        raise DataError(f"this dataset has no image with {needed}: {task.remedy}{shown}", reason="no_labels")
     if unused:
-        total = len(dataset.volumes)
-        log(f"left out: {unused} of {counted(total, 'image')} without {needed.removeprefix('a ')}{task.hint}")
+        lacking = f"{len(unused)} of {counted(len(dataset.volumes), 'image')}"
+        log(f"left out: {lacking} without {needed.removeprefix('a ')}{task.hint}{shown}")
     if line := unstacked_channels(dataset.volumes):
         log(f"channels: {line}")
     divided = partition(stored, fold=settings.fold, usable=task.usable, volumes=dataset.volumes)

@@ -52,6 +52,12 @@ def test_data_without_what_a_task_needs_are_refused(tmp_path, home, task, field,
         finetune(settings(data, task), home=home, log=quiet)
 
 
+def test_a_column_that_is_no_number_is_shown(tmp_path, home):
+    data = with_rows(tmp_path, lambda row: row.model_copy(update={"target": "20 years"}))
+    with pytest.raises(DataError, match=r"no image with a number: give them .*; found '20 years'"):
+        finetune(settings(data, "regress", dims=2), home=home, log=quiet)
+
+
 def test_who_was_drawn_is_stored_and_the_few_are_among_the_many(tiny_dataset, home):
     drawn = []
     for share in (0.3, 0.6):
