@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,8 @@ CLASS_COLUMNS = ("label", "class", GRADE)
 _KAPPA = "quadratic_kappa"
 _MOST_GRADES = 20
 _MAX_BYTES = 1 << 28
+_OFF = 0.05  # rounding error of a sum of probabilities
+_NOT_STATED = {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}  # empty cells, as programs write them
 _WHY_GRADES = "quadratic kappa is tested, because it weighs an error by its distance; accuracy is described"
 _WHY = "macro-F1 is tested, because every class has equal weight; accuracy is described"
 
@@ -91,8 +92,16 @@ def _classes(labels: Path) -> dict[str, str]:
     if column is None:
         raise UsageError(f"--labels '{labels.name}': expected the columns image and label, got no label")
     classes = {name: row[column] for name, row in truth.items()}
-    if (count := len(set(classes.values()))) < 2:
-        raise DataError(f"--labels '{labels.name}': expected two classes or more, got {count}")
+    if empty := [name for name, label in classes.items() if label.lower() in _NOT_STATED]:
+        raise DataError(
+            f"--labels '{labels.name}': expected a {column} for each image, got none for {len(empty)}, such "
+            f"as {empty[0]}; leave out their rows"
+        )
+    names = sorted(set(classes.values()))
+    if len(names) < 2:
+        raise DataError(f"--labels '{labels.name}': expected two classes or more, got {len(names)}")
+    if len({name.casefold() for name in names}) < len(names):
+        raise DataError(f"--labels '{labels.name}': of {', '.join(names)}, some differ in case only")
     return classes
 
 
@@ -137,8 +146,8 @@ def _shares(one: PredictionSet, row: Mapping[str, str], names: Sequence[str]) ->
     try:
         if column is None:
             shares = {name: float(row[name]) for name in names}
-            if not all(map(math.isfinite, shares.values())):
-                raise ValueError("not finite")
+            if not all(0 <= share <= 1 for share in shares.values()) or abs(1 - sum(shares.values())) > _OFF:
+                raise ValueError("no probabilities")  # such as percentages, or a class is not in the labels
             return shares
         chosen = names[names.index(_called(row[column], names))]
         return {name: float(name == chosen) for name in names}
@@ -146,7 +155,7 @@ def _shares(one: PredictionSet, row: Mapping[str, str], names: Sequence[str]) ->
         got = f"'{row[column]}'" if column else f"the columns {', '.join(row)}"
         raise DataError(
             f"{one.tool}: expected a label that occurs in the labels, or a column of probabilities for each "
-            f"of {', '.join(names)}; got {got}; correct the table"
+            f"of {', '.join(names)}, with the sum 1; got {got}; correct the table"
         ) from error
 
 
@@ -157,17 +166,25 @@ def _called(text: str, names: Sequence[str]) -> str:
 
 
 def read_table(path: Path) -> dict[str, dict[str, str]]:
-    """Return the rows of a table by image; endings of file names are left out."""
+    """Return the rows of a table by image; endings of file names are left out.
+
+    Raises:
+        UsageError: for a table without a column of images, with cells that have no column, or with an image
+            or a column twice.
+    """
     with open_regular(path) as stream:
         text = decode_text(stream.read(_MAX_BYTES))
     try:
-        columns, rows = parse_csv(text)
+        columns, rows = parse_csv(text, delimiters=",;\t")
     except ValueError as error:
         raise UsageError(f"'{path.name}' cannot be read ({error}): expected CSV") from error
     column = next((one for one in IMAGE_COLUMNS if rows and one in columns), None)
     if column is None:
         raise UsageError(f"'{path.name}': expected CSV with a column image (or file, case, id), and rows")
-    found = {Path(row[column]).name.partition(".")[0]: row for row in rows}
+    if len(set(columns)) < len(columns) or any(None in row for row in rows):
+        raise UsageError(f"'{path.name}': expected each column once, and no more cells in a row than columns")
+    cells = [{name: str(cell or "").strip() for name, cell in row.items()} for row in rows]
+    found = {Path(row[column]).name.partition(".")[0]: row for row in cells}
     if len(found) < len(rows):
         raise UsageError(
             f"'{path.name}': expected each image once, got {len(rows) - len(found)} more than once"

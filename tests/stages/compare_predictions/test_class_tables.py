@@ -51,11 +51,36 @@ def test_an_image_without_a_prediction_counts_as_wrong(tmp_path, labels):
         (["image,label", "z,cat"], DataError, "none of 1 image has a label"),
         (["image,label", "a,cat", "a,dog"], UsageError, "got 1 more than once"),
         (["name,label", "a,cat"], UsageError, "expected CSV with a column image"),
+        (["image,cat,dog", "a,90,10"], DataError, r"each of cat, dog, with the sum 1; got the columns"),
+        (["image,cat,dog", "a,-3,4"], DataError, r"each of cat, dog, with the sum 1; got the columns"),
+        (
+            ["image,cat,dog,bird", "a,.3,.1,.6"],
+            DataError,
+            r"each of cat, dog, with the sum 1; got the columns",
+        ),
+        (["image,label,label", "a,cat,dog"], UsageError, "expected each column once"),
+        (["image,label", "a,cat,dog"], UsageError, "no more cells in a row than columns"),
     ],
 )
 def test_tables_that_do_not_fit_are_rejected(tmp_path, labels, lines, error, message):
     with pytest.raises(error, match=message):
         scored(write(tmp_path / "1.csv", *lines), labels)
+
+
+@pytest.mark.parametrize("cell", [",", ",nan", ",N/A", ""])
+def test_an_image_without_a_true_class_is_no_class(tmp_path, cell):
+    truth = write(tmp_path / "labels.csv", "image,label", "a,cat", "b,dog", f"c{cell}")
+    with pytest.raises(DataError, match="expected a label for each image, got none for 1, such as c"):
+        scored(write(tmp_path / "1.csv", "image,label", "a,cat"), truth)
+
+
+def test_true_classes_in_two_cases_are_rejected_and_spaces_ignored(tmp_path):
+    lines = ["image;label", "a; cat", "b;dog", "c;cat"]
+    found = scored(write(tmp_path / "1.csv", *lines), write(tmp_path / "labels.csv", *lines))
+    assert [row["accuracy"] for row in found.rows[0]] == [1.0, 1.0, 1.0]
+    truth = write(tmp_path / "labels.csv", *lines, "d;Cat")
+    with pytest.raises(DataError, match="of Cat, cat, dog, some differ in case only"):
+        scored(tmp_path / "1.csv", truth)
 
 
 def graded(folder, *lines):
