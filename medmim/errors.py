@@ -125,6 +125,11 @@ def counted(number: int | float, singular: str, plural: str = "") -> str:
     return f"{shown} {singular if number == 1 else plural or f'{singular}s'}"
 
 
+def size_text(sizes: Iterable[int]) -> str:
+    """Return the sizes along the axes of an array, such as `64×64×24`."""
+    return "×".join(map(str, sizes))
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'mesh'?`, or the list of known words if none is similar.
 

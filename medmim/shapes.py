@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from medmim.errors import ShapeError, WrongTypeError
+from medmim.errors import ShapeError, WrongTypeError, size_text
 
 Images = Float[Tensor, "batch channels *space"]
 Features = Float[Tensor, "batch _ ..."]  # width and size differ between feature maps, so they are not checked
@@ -41,7 +41,7 @@ def as_size(value: int | Sequence[int], dims: int, *, what: str) -> Size:
     if len(size) == 1:
         size = size * dims
     if len(size) != dims or min(size) < 1:
-        raise ShapeError(f"{what}: expected one or {dims} positive sizes, got {_show(size)}")
+        raise ShapeError(f"{what}: expected one or {dims} positive sizes, got {size_text(size)}")
     return size
 
 
@@ -53,14 +53,15 @@ def grid_of(space: Sequence[int], cell: Sequence[int]) -> Size:
     """
     if len(space) != len(cell):
         raise ShapeError(
-            f"expected equal axis counts, got an image of {_show(space)} voxels and cells of {_show(cell)}"
+            f"expected equal axis counts, got an image of {size_text(space)} voxels and "
+            f"cells of {size_text(cell)}"
         )
     if any(length % step or length < step for length, step in zip(space, cell, strict=True)):
         lower = tuple(max(step, length // step * step) for length, step in zip(space, cell, strict=True))
         upper = tuple(-(-length // step) * step for length, step in zip(space, cell, strict=True))
-        fitting = " or ".join(dict.fromkeys(_show(size, ",") for size in (upper, lower)))
+        fitting = " or ".join(dict.fromkeys(",".join(map(str, size)) for size in (upper, lower)))
         raise ShapeError(
-            f"image of {_show(space)} voxels does not divide into mask cells of {_show(cell)}: "
+            f"image of {size_text(space)} voxels does not divide into mask cells of {size_text(cell)}: "
             f"use --size {fitting}, or another --cell"
         )
     return tuple(length // step for length, step in zip(space, cell, strict=True))
@@ -71,17 +72,13 @@ def round_up(space: Sequence[int], multiple: Sequence[int]) -> Size:
     return tuple(-(-length // step) * step for length, step in zip(space, multiple, strict=True))
 
 
-def _show(size: Sequence[int], separator: str = "×") -> str:
-    return separator.join(map(str, size))
-
-
 def require_whole_cells(cell: Size, step: Size, *, of: str) -> None:
     """Check that mask cells are a multiple of the encoder's step."""
     if any(size % stride for size, stride in zip(cell, step, strict=True)):
         nearest = tuple(-(-size // stride) * stride for size, stride in zip(cell, step, strict=True))
         raise ShapeError(
-            f"mask cell of {'×'.join(map(str, cell))} voxels: expected a multiple of {of} "
-            f"{'×'.join(map(str, step))}; use --cell {','.join(map(str, nearest))}"
+            f"mask cell of {size_text(cell)} voxels: expected a multiple of {of} "
+            f"{size_text(step)}; use --cell {','.join(map(str, nearest))}"
         )
 
 

@@ -18,6 +18,7 @@ from medmim.errors import (
     did_you_mean,
     message_of,
     refuse_unknown_options,
+    size_text,
     unknown_name,
 )
 
@@ -102,3 +103,8 @@ def test_the_message_of_an_error_in_a_worker_is_one_line():
 )
 def test_nouns_agree_with_their_number(text, expected):
     assert text == expected
+
+
+def test_sizes_are_joined_by_the_multiplication_sign():
+    assert size_text((64, 64, 24)) == "64×64×24"
+    assert size_text([5]) == "5"

@@ -8,7 +8,7 @@ import click
 
 from medmim.cli.options import json_option, print_result, sizes
 from medmim.cli.progress import phases
-from medmim.errors import counted
+from medmim.errors import counted, size_text
 
 if TYPE_CHECKING:
     from medmim.stages.bench.packed_vs_masked import BenchmarkResult
@@ -106,9 +106,9 @@ def _options(text: str | None) -> dict[str, Any]:
 def bench_lines(result: BenchmarkResult) -> list[str]:
     """Format the results as a table."""
     setup, machine = result.setup, result.machine
-    space = "×".join(map(str, (setup.batch, setup.channels, *setup.size)))
+    space = size_text((setup.batch, setup.channels, *setup.size))
     lines = [
-        f"{setup.encoder} on {space}, cell {'×'.join(map(str, setup.cell))}, mask {setup.mask}; forward and "
+        f"{setup.encoder} on {space}, cell {size_text(setup.cell)}, mask {setup.mask}; forward and "
         f"backward, median of {machine['runs']}, {machine['time_source']} time",
         f"{machine['device']}, {counted(machine['threads'], 'thread')}, torch {machine['torch']}",
         "",

@@ -19,7 +19,7 @@ from torch import Tensor
 from medmim.encoders import masked_forms as forms
 from medmim.encoders.batch_norm import synced_batch_norm
 from medmim.encoders.tensor_like import TensorLike
-from medmim.errors import ShapeError
+from medmim.errors import ShapeError, size_text
 from medmim.masks import hidden_voxels
 from medmim.shapes import Hidden, Images, Size
 
@@ -37,8 +37,8 @@ class MaskPyramid:
             grid = tuple(self.hidden.shape[1:])
             if len(space) != len(grid) or any(n % cells for n, cells in zip(space, grid, strict=True)):
                 raise ShapeError(
-                    f"a feature map of {'×'.join(map(str, space))} voxels does not divide into a grid of "
-                    f"{'×'.join(map(str, grid))} cells: use a --cell that is a multiple of the encoder's "
+                    f"a feature map of {size_text(space)} voxels does not divide into a grid of "
+                    f"{size_text(grid)} cells: use a --cell that is a multiple of the encoder's "
                     "total stride"
                 )
             self._visible[space] = (~hidden_voxels(self.hidden, space)).float()

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medmim.errors import ShapeError
+from medmim.errors import ShapeError, size_text
 from medmim.shapes import Size
 
 _AFTER_PAD = {"pad", *(f"{name}{dims}d" for name in ("conv", "max_pool", "avg_pool") for dims in (2, 3))}
@@ -173,8 +173,8 @@ class PaddedMap:
         space: Size = tuple(padded.value.dense.shape[2:])
         if any(whole % length for whole, length in zip(space, dense.shape[2:], strict=True)):
             raise ShapeError(
-                f"'{name}' after 'pad' maps {'×'.join(map(str, space))} voxels to "
-                f"{'×'.join(map(str, dense.shape[2:]))}: expected that number divided by the stride"
+                f"'{name}' after 'pad' maps {size_text(space)} voxels to "
+                f"{size_text(dense.shape[2:])}: expected that number divided by the stride"
             )
         return padded.value.like(dense)
 

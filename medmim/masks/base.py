@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from medmim.arguments import check_fields, checked
-from medmim.errors import ShapeError, UsageError
+from medmim.errors import ShapeError, UsageError, size_text
 from medmim.masks.sampling import MaskRequest, Weights
 from medmim.shapes import Hidden, Ranks, Size, as_size
 
@@ -120,8 +120,8 @@ def hidden_voxels(hidden: Hidden, space: Sequence[int]) -> Bool[Tensor, "batch 1
     grid = tuple(hidden.shape[1:])
     if len(grid) != len(space) or any(length % cells for length, cells in zip(space, grid, strict=True)):
         raise ShapeError(
-            f"image of {'×'.join(map(str, space))} voxels does not divide into a grid of "
-            f"{'×'.join(map(str, grid))} cells: expected a multiple of the grid along each axis"
+            f"image of {size_text(space)} voxels does not divide into a grid of "
+            f"{size_text(grid)} cells: expected a multiple of the grid along each axis"
         )
     voxels = hidden
     for axis, (length, cells) in enumerate(zip(space, grid, strict=True), start=1):
@@ -134,8 +134,8 @@ def _check_weight(weight: Weights | None, shape: tuple[int, ...]) -> None:
         return
     if tuple(weight.shape) != shape or weight.device.type != "cpu":
         raise ShapeError(
-            f"mask weights: expected shape {'×'.join(map(str, shape))} (batch and grid) on the CPU, "
-            f"got {'×'.join(map(str, weight.shape))} on {weight.device.type}"
+            f"mask weights: expected shape {size_text(shape)} (batch and grid) on the CPU, "
+            f"got {size_text(weight.shape)} on {weight.device.type}"
         )
     if not bool((weight >= 0).all() and weight.isfinite().all()):
         raise ShapeError("mask weights: expected finite numbers of at least 0, such as the share of tissue")
@@ -176,7 +176,7 @@ def cell_in_voxels(
         fitting = ",".join(f"{least:g}{_UNIT}" for least in smallest)
         raise ShapeError(
             f"--cell {words}: expected cells of about {fitting} or more, the encoder's total stride "
-            f"{'×'.join(map(str, multiple))} in mm; use --cell {fitting}, or an encoder with a smaller stride"
+            f"{size_text(multiple)} in mm; use --cell {fitting}, or an encoder with a smaller stride"
         )
     steps = [max(round(length / least), 1) for length, least in zip(lengths, smallest, strict=True)]
     return tuple(count * step for count, step in zip(steps, multiple, strict=True))
@@ -184,7 +184,7 @@ def cell_in_voxels(
 
 def cell_words(cell: Size, voxel_mm: Sequence[float] | None) -> str:
     """Format a cell as `8×8×8 voxels = 8×8×9.6 mm`, without millimetres where the voxel size is unknown."""
-    voxels = f"{'×'.join(map(str, cell))} voxels"
+    voxels = f"{size_text(cell)} voxels"
     if voxel_mm is None:
         return voxels
     lengths = (count * length for count, length in zip(cell, voxel_mm, strict=True))

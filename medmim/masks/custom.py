@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medmim.config.own_code import import_callable
-from medmim.errors import ShapeError, UsageError
+from medmim.errors import ShapeError, UsageError, size_text
 from medmim.masks.base import Mask
 from medmim.masks.sampling import MaskRequest
 from medmim.shapes import Ranks
@@ -42,7 +42,7 @@ class CustomMask(Mask):
 def checked_ranks(rank: Any, request: MaskRequest, *, name: str) -> Ranks:
     """Return the ranks that a user's code computed."""
     expected = (request.batch, *request.grid)
-    shown = "×".join(map(str, expected))
+    shown = size_text(expected)
     if not isinstance(rank, Tensor) or tuple(rank.shape) != expected or rank.device.type != "cpu":
         got = f"{tuple(rank.shape)} on {rank.device}" if isinstance(rank, Tensor) else type(rank).__name__
         raise ShapeError(f"mask {name}: expected a tensor of ranks, {shown} on the CPU, got {got}")

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medmim.encoders import Encoder
-from medmim.errors import ShapeError
+from medmim.errors import ShapeError, size_text
 from medmim.methods.targets import Target
 from medmim.shapes import Hidden, Images, Scalar, Size, grid_of, require_tensors
 
@@ -39,7 +39,7 @@ class Step:
         """Return the loss and the parts as numbers, and the shapes of the pictures."""
         numbers = {"loss": self.loss, **self.parts}
         words = [f"{name}={value.item():.4g}" for name, value in numbers.items() if value.numel() == 1]
-        words += [f"{name}: {'×'.join(map(str, one.shape))}" for name, one in self.pictures.items()]
+        words += [f"{name}: {size_text(one.shape)}" for name, one in self.pictures.items()]
         return f"Step({', '.join(words)})"
 
 
@@ -110,6 +110,6 @@ def require_grid(images: Images, hidden: Hidden, cell: Size) -> None:
     grid = grid_of(tuple(images.shape[2:]), cell)
     if tuple(hidden.shape[1:]) != grid:
         raise ShapeError(
-            f"mask grid of {'×'.join(map(str, hidden.shape[1:]))} cells: expected "
-            f"{'×'.join(map(str, grid))}, the image size divided by the mask cell"
+            f"mask grid of {size_text(hidden.shape[1:])} cells: expected "
+            f"{size_text(grid)}, the image size divided by the mask cell"
         )

@@ -14,7 +14,7 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from medmim.encoders import Encoder
-from medmim.errors import ShapeError, UsageError, refuse_unknown_options, unknown_name
+from medmim.errors import ShapeError, UsageError, refuse_unknown_options, size_text, unknown_name
 from medmim.masks import hidden_voxels
 from medmim.methods.base import HIDDEN_ERROR, Step, relative_error
 from medmim.methods.targets import HOG, Cells, EMAFeatures, NormalisedPixels, RawPixels, Target, to_cells
@@ -64,8 +64,8 @@ class PredictionHead(nn.Module):
             self.linear = conv(in_channels, out_channels, kernel_size=coarser, stride=coarser)
         else:
             raise ShapeError(
-                f"features of stride {'×'.join(map(str, stride))} cannot predict values of stride "
-                f"{'×'.join(map(str, out_stride))}: expected one to be a multiple of the other"
+                f"features of stride {size_text(stride)} cannot predict values of stride "
+                f"{size_text(out_stride)}: expected one to be a multiple of the other"
             )
 
     @classmethod

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medmim.encoders import Encoder
-from medmim.errors import ShapeError
+from medmim.errors import ShapeError, size_text
 from medmim.methods.ema_teacher import EMATeacher
 from medmim.shapes import Features, Images, Size, as_size, grid_of, require_whole_cells
 
@@ -157,8 +157,8 @@ class HOG(Target):
         self.stride = half if pool is None else as_size(pool, len(cell), what="target 'hog' pool")
         if any(n % step for n, step in zip(cell, self.stride, strict=True)):
             raise ShapeError(
-                f"target 'hog': expected a pool that divides the cell of {'×'.join(map(str, cell))} voxels, "
-                f"got {'×'.join(map(str, self.stride))}"
+                f"target 'hog': expected a pool that divides the cell of {size_text(cell)} voxels, "
+                f"got {size_text(self.stride)}"
             )
 
     def channels(self, in_channels: int) -> int:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from medmim.encoders import Encoder
-from medmim.errors import ShapeError, UsageError
+from medmim.errors import ShapeError, UsageError, size_text
 from medmim.methods.base import Method, Step, generators_of, require_grid
 from medmim.methods.ema_teacher import EMATeacher
 from medmim.shapes import Hidden, Images, Scalar, Size, as_size, round_up
@@ -58,9 +58,7 @@ class VoCo(Method):
         space = tuple(images.shape[2:])
         side = tuple(n // count for n, count in zip(space, self.bases, strict=True))
         if min(side) < 1:
-            raise ShapeError(
-                f"image of {'×'.join(map(str, space))} voxels: expected at least one per base crop"
-            )
+            raise ShapeError(f"image of {size_text(space)} voxels: expected at least one per base crop")
         fixed = base_starts(side, self.bases)
         starts = [random_starts(space, side, self.crops, generator) for generator in generators_of(hidden)]
         overlaps = torch.stack([overlap_shares(drawn, fixed, side) for drawn in starts]).to(images.device)
@@ -181,6 +179,6 @@ def build_voco(
     if prod(counts) < 2 or min(crops, width) < 1:
         raise UsageError(
             "method_options: expected at least two bases, and crops and width of at least 1, got bases "
-            f"{'×'.join(map(str, counts))}, crops {crops} and width {width}"
+            f"{size_text(counts)}, crops {crops} and width {width}"
         )
     return VoCo(encoder, width=width, bases=counts, crops=crops, cell=cell)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medmim.config.runs import FinetuneSettings, RunSettings
 from medmim.data.dataset.manifest import THIN, VolumeRecord, read_dataset
 from medmim.data.dataset.splits import partition
-from medmim.errors import DataError, UsageError, counted
+from medmim.errors import DataError, UsageError, counted, size_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,7 +67,7 @@ def network_lines(
     from medmim.training.precision import precision_for
 
     patients = len(_patients(volumes))
-    size = "×".join(map(str, plan.size))
+    size = size_text(plan.size)
     patch = f"patch      {cell_words(plan.size, voxel_mm(volumes, plan))}, cut from the image"
     if plan.view == "whole":
         patch = f"patch      the whole image, scaled to {size} voxels"

@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from medmim.data.dicom.conversion_task import ConversionTask
 from medmim.data.dicom.series import group_slices
-from medmim.data.dicom.slices import Slice, SliceGroup, SliceStack, own_place
+from medmim.data.dicom.slices import Slice, SliceGroup, SliceStack, position_and_steps
 from medmim.data.ingest.scan import scan_file
 
 MR, CT = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
@@ -118,7 +118,7 @@ def task_of(group: SliceGroup, folder: Path, **update: Any) -> ConversionTask:
         "size": (headers[0].rows, headers[0].columns),
         "affine": group.affine.tolist(),  # type: ignore[union-attr]
         "scales": [(header.slope, header.intercept) for header in headers],
-        "places": [own_place(header) for header in headers] if isinstance(group, SliceStack) else [],
+        "places": [position_and_steps(header) for header in headers] if isinstance(group, SliceStack) else [],
         "raw": [header.raw for header in headers if header.raw],
         "heights_mm": group.heights_mm if isinstance(group, SliceStack) else (),
         "reversed_rows": any(header.reversed_rows for header in headers),

@@ -13,7 +13,7 @@ MAX_IMAGES = 20_000  # every image is compared with every other: about 20 second
 _SHOWN = 100
 
 
-def find_look_alikes(volumes: Sequence[VolumeRecord]) -> list[dict[str, Any]]:
+def find_duplicate_patients(volumes: Sequence[VolumeRecord]) -> list[dict[str, Any]]:
     """Return a warning for each sign that patients may be one person."""
     return [*find_equal_voxels(volumes), *find_look_alike_patients(volumes), *find_similar_images(volumes)]
 

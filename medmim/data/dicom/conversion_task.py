@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 from pydantic import BaseModel, ConfigDict, Field
 
-from medmim.data.dicom.gantry_tilt import upright
+from medmim.data.dicom.gantry_tilt import correct_tilt
 from medmim.data.dicom.header import Kind
 from medmim.data.dicom.pixel_data_element import RawPixelData
 from medmim.data.dicom.rescale import Stored
@@ -130,7 +130,7 @@ def finish(values: Stored, task: ConversionTask, measured: dict[str, float]) -> 
     if task.heights_mm and task.regrid:
         image = _regridded(image, np.asarray(task.heights_mm))
         measured = measured | {"regridded_slices": float(image.array.shape[2])}
-    image = upright(image)
+    image = correct_tilt(image)
     check_image(image)
     written = write_volume(image, Path(task.target))
     return ConversionResult(**written, measured=measured, label_like=bool(class_numbers(image.array)))

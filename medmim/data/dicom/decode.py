@@ -18,7 +18,7 @@ from pydicom.valuerep import format_number_as_ds
 from medmim.data.dicom.header import Kind
 from medmim.data.formats.geometry import Affine, dicom_geometry
 from medmim.data.formats.safe_open import quiet_pydicom, read_dicom
-from medmim.errors import DataError
+from medmim.errors import DataError, size_text
 
 Pixels = Shaped[np.ndarray, "rows columns"]
 PIXEL_TAGS = (
@@ -67,7 +67,7 @@ class Reader:
             top, left = row * size[0], column * size[1]
             pixels = pixels[top : top + size[0], left : left + size[1]]
         if pixels.shape != tuple(size):
-            expected, got = ("×".join(map(str, shape)) for shape in (size, pixels.shape))
+            expected, got = (size_text(shape) for shape in (size, pixels.shape))
             raise DataError(
                 f"slice: expected {expected} pixels as in its header, got {got}; export it again",
                 reason="mixed_shape",

@@ -24,11 +24,11 @@ def is_tilted(affine: Affine, count: int) -> bool:
     return max(map(abs, drift_of(affine))) * (count - 1) > TILT_PIXELS
 
 
-def upright(image: Image) -> Image:
+def correct_tilt(image: Image) -> Image:
     """Return the volume on a grid with right angles that contains all of it.
 
     Slices are shifted in their plane with linear interpolation; voxels that no slice covers get the smallest
-    value of the volume. An upright volume is returned unchanged.
+    value of the volume. A volume without tilt is returned unchanged.
     """
     count = image.array.shape[2]
     if not is_tilted(image.affine, count):

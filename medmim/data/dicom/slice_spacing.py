@@ -9,7 +9,7 @@ from jaxtyping import Float64
 
 from medmim.data.dicom.gantry_tilt import is_tilted
 from medmim.data.dicom.header import Header
-from medmim.data.dicom.slices import RejectedSlices, Slice, SliceStack, heights_of, own_place, reject
+from medmim.data.dicom.slices import RejectedSlices, Slice, SliceStack, heights_of, position_and_steps, reject
 from medmim.data.formats import geometry
 
 MIN_SLICES = 3  # fewer slices are no stack where their series has a larger one
@@ -93,7 +93,7 @@ def _off_grid(ordered: Sequence[Slice], affine: geometry.Affine) -> tuple[list[f
     """Return the largest distances of corners and of origins from the grid, in voxels along each axis."""
     first = ordered[0].header
     inverse = np.linalg.inv(affine)
-    places = np.array([own_place(one.header) for one in ordered], np.float64)
+    places = np.array([position_and_steps(one.header) for one in ordered], np.float64)
     corners = geometry.slice_corners(places, (first.rows, first.columns)) @ inverse[:3, :3].T + inverse[:3, 3]
     expected = geometry.corner_points((first.columns, first.rows, 1), np.eye(4))[::2]
     steps = np.arange(len(ordered))[:, None, None] * [0.0, 0.0, 1.0]

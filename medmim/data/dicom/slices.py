@@ -70,7 +70,7 @@ def reject(slices: Sequence[Slice], reason: str, /, **measured: float | int) -> 
     return RejectedSlices(tuple(slices), reason, {name: float(value) for name, value in measured.items()})
 
 
-def own_place(header: Header) -> list[float]:
+def position_and_steps(header: Header) -> list[float]:
     """Return a slice's position and its row and column directions times spacing, in mm (LPS)."""
     (down, across), axes = header.spacing or (0.0, 0.0), header.orientation or ()
     steps = [cosine * across for cosine in axes[:3]] + [cosine * down for cosine in axes[3:]]

@@ -13,10 +13,9 @@ from jaxtyping import Float64, Integer, Shaped
 from medmim.data.formats.geometry import corner_points
 from medmim.data.formats.images import as_mask, is_lossy, is_picture, label_colours, read_picture
 from medmim.data.formats.nifti import Image, LoadedImage, count_frames, load_nifti
-from medmim.data.formats.nifti_header import show
 from medmim.data.formats.volumes import is_nifti, load_volume
 from medmim.data.formats.write_volume import write_volume
-from medmim.errors import DataError, counted
+from medmim.errors import DataError, counted, size_text
 
 MAX_OFFSET_VOXELS = 0.5
 MAX_LABEL = 65535
@@ -122,8 +121,8 @@ def fit_label(label: Image, image: Image) -> Image:
     label = _reorient(label, image.affine)
     if label.array.shape != image.array.shape:
         raise DataError(
-            f"label of {show(label.array.shape)} voxels on an image of {show(image.array.shape)}: expected "
-            "equal shapes after the axes are aligned; use the label of this image",
+            f"label of {size_text(label.array.shape)} voxels on an image of {size_text(image.array.shape)}: "
+            "expected equal shapes after the axes are aligned; use the label of this image",
             reason="label_shape",
         )
     _check_offset(label, image)

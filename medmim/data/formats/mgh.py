@@ -13,7 +13,7 @@ from nibabel.spatialimages import HeaderDataError
 from medmim.data.formats import nifti_header
 from medmim.data.formats.file_types import open_unpacked, read_into
 from medmim.data.formats.nifti import Image
-from medmim.errors import DataError
+from medmim.errors import DataError, size_text
 
 # mypy: disable-error-code="no-untyped-call"
 
@@ -36,13 +36,13 @@ def read_mgh(path: Path) -> Image:
         dtype = np.dtype(header.get_data_dtype())
         if len(shape) != 3:
             raise DataError(
-                f"FreeSurfer volume of {nifti_header.show(shape)} voxels: expected 3 axes; split its frames",
+                f"FreeSurfer volume of {size_text(shape)} voxels: expected 3 axes; split its frames",
                 reason="not_3d",
             )
         needed = math.prod(shape) * dtype.itemsize
         if min(shape) < 1 or max(shape) > nifti_header.MAX_LENGTH or needed > nifti_header.MAX_BYTES:
             raise DataError(
-                f"FreeSurfer volume of {nifti_header.show(shape)} voxels: expected up to "
+                f"FreeSurfer volume of {size_text(shape)} voxels: expected up to "
                 f"{nifti_header.MAX_LENGTH} along an axis and 4 GiB in total; crop it",
                 reason="too_large",
             )

@@ -18,7 +18,7 @@ from nibabel.orientations import aff2axcodes
 from medmim.data.formats import nifti_header
 from medmim.data.formats.file_types import open_unpacked, read_into, skip_bytes
 from medmim.data.formats.nifti_affine import affine_of
-from medmim.errors import DataError
+from medmim.errors import DataError, size_text
 
 _TIME_UNITS = (8, 16, 24)  # seconds, milliseconds, microseconds
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in PIL
@@ -117,7 +117,7 @@ def check_image(image: Image, *, picture: bool = False) -> None:
     """
     if min(image.array.shape[: 2 if picture else 3]) < 2:
         raise DataError(
-            f"volume of {nifti_header.show(image.array.shape)} voxels: expected at least 2 along each axis; "
+            f"volume of {size_text(image.array.shape)} voxels: expected at least 2 along each axis; "
             "a single slice is not a volume",
             reason="too_few_slices",
         )
@@ -149,7 +149,7 @@ def _read_voxels(header: Any, content: io.BufferedIOBase, max_bytes: int, frame:
     shape, dtype = nifti_header.shape_of(header), nifti_header.dtype_of(header)
     if (len(shape) > 3) != (frame is not None) or (frame is not None and frame >= shape[3]):
         raise DataError(
-            f"NIfTI file has {len(shape)} axes ({nifti_header.show(shape)}), expected 3; ingest the time "
+            f"NIfTI file has {len(shape)} axes ({size_text(shape)}), expected 3; ingest the time "
             "points of a series with --time-series volumes",
             reason="time_series",
         )

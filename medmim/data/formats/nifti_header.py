@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import nibabel as nib
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 from nibabel.spatialimages import HeaderDataError
 
-from medmim.errors import DataError
+from medmim.errors import DataError, size_text
 
 MAX_LENGTH = 16384  # voxels along one axis
 MAX_VOXELS = 2_000_000_000
@@ -71,7 +70,7 @@ def shape_of(header: Any) -> tuple[int, ...]:
         )
     if max(lengths) > MAX_LENGTH or math.prod(lengths) > MAX_VOXELS:
         raise DataError(
-            f"NIfTI file of {show(lengths)} voxels: expected up to {MAX_LENGTH} along an axis and "
+            f"NIfTI file of {size_text(lengths)} voxels: expected up to {MAX_LENGTH} along an axis and "
             f"{MAX_VOXELS:g} in total; crop it",
             reason="too_large",
         )
@@ -80,7 +79,7 @@ def shape_of(header: Any) -> tuple[int, ...]:
         shape.append(1)
     if not 3 <= len(shape) <= 4:
         raise DataError(
-            f"NIfTI file has {len(lengths)} axes ({show(lengths)}), expected 2 to 4; split it",
+            f"NIfTI file has {len(lengths)} axes ({size_text(lengths)}), expected 2 to 4; split it",
             reason="not_3d",
         )
     return tuple(shape)
@@ -170,11 +169,6 @@ def not_scalar(got: str) -> DataError:
 def bad_affine(problem: str) -> DataError:
     """Build the error for an invalid affine."""
     return DataError(f"position in space: {problem}; export it again", reason="bad_affine")
-
-
-def show(shape: Sequence[int]) -> str:
-    """Format a shape, such as 64×64×24."""
-    return "×".join(map(str, shape))
 
 
 def _not_nifti(why: str) -> DataError:

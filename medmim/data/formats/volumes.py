@@ -17,7 +17,7 @@ from medmim.data.formats.images import is_picture, read_picture
 from medmim.data.formats.mgh import MGH_NAMES, read_mgh
 from medmim.data.formats.nifti import Image, LoadedImage, load_nifti
 from medmim.data.formats.plain_arrays import ARRAY_NAMES, read_plain_array
-from medmim.errors import DataError
+from medmim.errors import DataError, size_text
 
 # mypy: disable-error-code="no-untyped-call"
 
@@ -176,7 +176,7 @@ def _check_sizes(reader: Any) -> None:
     voxels = np.prod(size, dtype=float) * reader.GetNumberOfComponents()
     if max(size) > nifti_header.MAX_LENGTH or voxels * 4 > nifti_header.MAX_BYTES:
         raise DataError(
-            f"volume file of {nifti_header.show(size)} voxels: expected up to "
+            f"volume file of {size_text(size)} voxels: expected up to "
             f"{nifti_header.MAX_LENGTH} along an axis and 1 billion in total; crop it",
             reason="too_large",
         )

@@ -23,7 +23,7 @@ from medmim.data.dicom.slices import (
     SliceGroup,
     SliceStack,
     group_by,
-    own_place,
+    position_and_steps,
 )
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stored_path
 from medmim.data.ingest.dicom_copies import compare, drop_copies, hash_pixels
@@ -202,7 +202,7 @@ def _instances(slices: Sequence[Slice]) -> Iterable[str]:
 def _task(context: IngestContext, group: SliceStack | SingleImage, name: str) -> ConversionTask:
     headers = [one.header for one in group.slices]
     stack = group if isinstance(group, SliceStack) else None
-    places = [own_place(header) for header in headers] if stack else []
+    places = [position_and_steps(header) for header in headers] if stack else []
     if stack and "orientation_evened" in stack.repairs:
         axes = (np.diag([-1.0, -1.0, 1.0]) @ stack.affine[:3, :2]).T.ravel().tolist()
         places = [[*place[:3], *axes] for place in places]

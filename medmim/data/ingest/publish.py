@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medmim import files
-from medmim.data.dataset.duplicate_patients import find_look_alikes, patients_with_equal_images
+from medmim.data.dataset.duplicate_patients import find_duplicate_patients, patients_with_equal_images
 from medmim.data.dataset.manifest import (
     Dataset,
     DatasetInfo,
@@ -143,7 +143,7 @@ def publish(new: Publication) -> DatasetInfo:
         *new.info.warnings,
         *split_warnings,
         *_shared_patients(kept, made),
-        *find_look_alikes(volumes),
+        *find_duplicate_patients(volumes),
     )
     regions = region_records(new.made, new.old.info.regions if new.old and kept else ())
     names = _all_label_names(new, kept)

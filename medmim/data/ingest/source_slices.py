@@ -11,7 +11,7 @@ import numpy as np
 from medmim import files
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.dataset.pseudonyms import Keys
-from medmim.data.dicom.slices import Slice, own_place
+from medmim.data.dicom.slices import Slice, position_and_steps
 from medmim.data.dicom.write_segmentation import SourceSlice
 from medmim.data.formats.geometry import Affine
 from medmim.data.ingest.dicom_series import slice_id
@@ -76,7 +76,7 @@ def slices_of_volume(volume: VolumeRecord, affine: Affine, instances: Instances)
         SourceSlice(
             file=str(one.path),
             frame=None if one.header.kind == "slice" else one.header.frame,
-            place=tuple(own_place(one.header)),
+            place=tuple(position_and_steps(one.header)),
             size=(one.header.rows, one.header.columns),
         )
         for one in found

@@ -56,7 +56,7 @@ def detection_patches(
                 chance=max(augmentation.rotation, augmentation.scaling, augmentation.moving),
             ),
             *intensity_changes(augmentation, plan.dims),
-            _Room(most),
+            _PadBoxes(most),
         ]
     )
 
@@ -224,7 +224,7 @@ class _PadBoxed:
         return {**self.pad(data), "boxes": boxes}
 
 
-class _Room:
+class _PadBoxes:
     """Pad every sample to the same number of boxes."""
 
     def __init__(self, most: int) -> None:

@@ -12,7 +12,7 @@ from nibabel.orientations import axcodes2ornt
 
 from medmim.data.dataset.manifest import THIN, VolumeRecord
 from medmim.data.loading.normalisation import LEGACY, Normalisation
-from medmim.errors import DataError, ShapeError
+from medmim.errors import DataError, ShapeError, size_text
 from medmim.shapes import Size, as_size, round_up
 
 Dims = Literal[2, 3]
@@ -176,7 +176,7 @@ def _refuse_padding(volumes: Sequence[VolumeRecord], plan: PreprocessingPlan, st
         fitting = round_up(np.minimum(shown, plan.size).tolist(), step)
         raise ShapeError(
             f"--size {','.join(map(str, plan.size))}: {math.floor(1e4 * share) / 100} % of such a patch is "
-            f"padding, as no image is larger than {'×'.join(map(str, shown))} voxels; use --size "
+            f"padding, as no image is larger than {size_text(shown)} voxels; use --size "
             f"{','.join(map(str, fitting))}"
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from medmim.encoders.packed.cells import ADVICE, CellLayout, PackedCells, per_sample, rows_from_cells
 from medmim.encoders.packed.conv import pointwise
 from medmim.encoders.packed.norm_and_pool import mean_over_space
-from medmim.errors import ShapeError
+from medmim.errors import ShapeError, size_text
 
 
 def elementwise(func: Callable[..., Tensor], value: PackedCells, *args: Any, **kwargs: Any) -> PackedCells:
@@ -102,7 +102,7 @@ def within_cells(func: Callable[..., Tensor], value: PackedCells, factor: int) -
     """
     value.require_channels_first(func.__name__)
     if "unshuffle" in func.__name__ and any(length % factor for length in value.cell):
-        cell = "×".join(map(str, value.cell))
+        cell = size_text(value.cell)
         raise ShapeError(
             f"'{func.__name__}' by {factor} of cells of {cell} voxels has no packed form: use a larger --cell"
         )

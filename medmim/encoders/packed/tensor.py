@@ -22,7 +22,7 @@ from medmim.encoders.masked import has_masked_form
 from medmim.encoders.packed import norm_and_pool, ops
 from medmim.encoders.packed.cells import ADVICE, CellLayout, PackedCells, cut, paste
 from medmim.encoders.packed.conv import conv
-from medmim.errors import ShapeError
+from medmim.errors import ShapeError, size_text
 from medmim.shapes import Hidden, Images, require_tensors
 
 
@@ -80,8 +80,8 @@ def pack(images: Images, hidden: Hidden) -> Packed:
     space, grid = tuple(images.shape[2:]), tuple(hidden.shape[1:])
     if len(space) != len(grid) or any(n % cells for n, cells in zip(space, grid, strict=True)):
         raise ShapeError(
-            f"an image of {'×'.join(map(str, space))} voxels does not divide into a grid of "
-            f"{'×'.join(map(str, grid))} cells: expected a multiple of the grid along each axis"
+            f"an image of {size_text(space)} voxels does not divide into a grid of "
+            f"{size_text(grid)} cells: expected a multiple of the grid along each axis"
         )
     layout = CellLayout(hidden)
     return Packed(cut(images, layout), layout)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medmim.encoders.packed.cells import ADVICE, Axis, HaloTranspose, PackedCells, Window
-from medmim.errors import ShapeError
+from medmim.errors import ShapeError, size_text
 from medmim.shapes import Size
 
 
@@ -124,8 +124,9 @@ def window_geometry(
     before, padded = _padding(padding, widths)
     if any(cell % step for cell, step in zip(value.cell, steps, strict=True)):
         raise ShapeError(
-            f"'{name}' with stride {_show(steps)} on packed cells of {_show(value.cell)} voxels: expected a "
-            "stride that divides the cell; use --cell with a multiple of the encoder's total stride"
+            f"'{name}' with stride {size_text(steps)} on packed cells of {size_text(value.cell)} voxels: "
+            "expected a stride that divides the cell; use --cell with a multiple of the encoder's total "
+            "stride"
         )
     sizes = zip(value.space, padded, widths, steps, strict=True)
     rounding = [step - 1 if ceil_mode else 0 for step in steps]
@@ -136,8 +137,9 @@ def window_geometry(
     expected = [length // step for length, step in zip(value.space, steps, strict=True)]
     if result != expected:
         raise ShapeError(
-            f"'{name}' with kernel {_show(kernel)}, stride {_show(steps)} maps {_show(value.space)} voxels "
-            f"to {_show(result)}: packed cells need {_show(expected)}; change its padding, {ADVICE}"
+            f"'{name}' with kernel {size_text(kernel)}, stride {size_text(steps)} maps "
+            f"{size_text(value.space)} voxels to {size_text(result)}: packed cells need {size_text(expected)}; "
+            f"change its padding, {ADVICE}"
         )
     out = tuple(cell // step for cell, step in zip(value.cell, steps, strict=True))
     return WindowGeometry(value.cell, out, tuple(kernel), steps, spread, before)
@@ -156,7 +158,3 @@ def _padding(padding: str | int | Sequence[int], widths: Size) -> tuple[Size, Si
 def _each(value: int | Sequence[int], dims: int) -> Size:
     sizes = (value,) if isinstance(value, int) else tuple(value)
     return sizes * dims if len(sizes) == 1 else sizes
-
-
-def _show(sizes: Sequence[int]) -> str:
-    return "×".join(map(str, sizes))

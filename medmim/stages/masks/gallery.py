@@ -20,7 +20,7 @@ from medmim.data.formats.nifti import check_image, read_image
 from medmim.data.loading.preprocess import preprocess
 from medmim.data.loading.preprocessing_plan import plan_for, slice_axis
 from medmim.data.loading.probe_images import stratified_subset
-from medmim.errors import DataError, ShapeError, UsageError
+from medmim.errors import DataError, ShapeError, UsageError, size_text
 from medmim.masks import Mask, build_mask, hidden_voxels, tissue_share
 from medmim.masks.gallery import GalleryBackground, gallery
 from medmim.masks.statistics import MaskStatistics, MaskVariety, mask_statistics, mask_variety
@@ -217,7 +217,7 @@ def _fit(
     if any(length < count for length, count in zip(space, cells, strict=True)):
         raise ShapeError(
             f"--grid {','.join(map(str, cells))}: expected at most one cell per voxel, and the scan has "
-            f"{'×'.join(map(str, space))}; use a coarser grid"
+            f"{size_text(space)}; use a coarser grid"
         )
     kept = [length // count * count for length, count in zip(space, cells, strict=True)]
     cut = tuple(
@@ -270,5 +270,5 @@ def _picture(
         else GalleryBackground(background.image.numpy(), background.spacing_mm, _centre(background))
     )
     titles = [f"{ratio * 100:g} %" for ratio in ratios]
-    note = f"dark: hidden from the encoder · {'×'.join(map(str, grid))} cells · seed {seed}"
+    note = f"dark: hidden from the encoder · {size_text(grid)} cells · seed {seed}"
     return to_png(gallery(shown, titles, note=note, backdrop=backdrop))

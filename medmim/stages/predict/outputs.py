@@ -20,8 +20,8 @@ from medmim.data.formats.write_volume import encode_image
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.errors import counted
 from medmim.training.evaluation.detection_metrics import UNCHOSEN
-from medmim.training.evaluation.inference import labels_of, onto, restored, segment
-from medmim.training.evaluation.panels import FigureRow, boxed_row, caption_row, panel, upright
+from medmim.training.evaluation.inference import labels_of, labels_on_source_grid, resample_to, segment
+from medmim.training.evaluation.panels import FigureRow, boxed_row, caption_row, panel, radiological_slice
 from medmim.training.evaluation.postprocessing import apply_postprocessing
 from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.multilabel import predicted_words
@@ -106,7 +106,7 @@ def write_label_prediction(
     voxel_ml = abs(float(np.linalg.det(prepared.stored_affine[:3, :3]))) / 1000
     rules = scene.tuned.get("postprocessing", {})
     regions = scene.plan.regions
-    found = restored(probabilities, prepared, volume.shape, regions)
+    found = labels_on_source_grid(probabilities, prepared, volume.shape, regions)
     labels = trained.coded(apply_postprocessing(found, scene.names, rules, voxel_ml, regions))
     label = place.file("segmentations", "nii.gz")
     files.write_bytes(label, encode_image(Image(labels, prepared.stored_affine)))
@@ -219,7 +219,7 @@ def _mean_probabilities(
             classes=len(own.names) + 1,
             max_memory_gb=max_memory_gb,
         )
-        found = onto(found, prepared, scene.volumes(volume))
+        found = resample_to(found, prepared, scene.volumes(volume))
         total = found if total is None else total.add_(found)
     assert total is not None
     return total.div_(len(members))
@@ -251,8 +251,8 @@ def _labelled(prepared: PreprocessedVolume, labels: np.ndarray) -> FigureRow:
     others = tuple(other for other in range(3) if other != axis)
     counts = (labels > 0).sum(axis=others)
     index = int(counts.argmax()) if counts.any() else labels.shape[axis] // 2
-    image = upright(prepared.image[0], axis=axis, index=index)
-    return FigureRow([image], [upright(torch.from_numpy(labels), axis=axis, index=index)])
+    image = radiological_slice(prepared.image[0], axis=axis, index=index)
+    return FigureRow([image], [radiological_slice(torch.from_numpy(labels), axis=axis, index=index)])
 
 
 def _boxed(prepared: PreprocessedVolume, found: Sequence[tuple[str, float, np.ndarray]]) -> FigureRow:

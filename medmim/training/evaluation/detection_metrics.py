@@ -39,7 +39,7 @@ def box_tally(rows: Sequence[Row], names: Sequence[str], thresholds: Mapping[str
 def _means_of(rows: Sequence[Row], names: Sequence[str], thresholds: Mapping[str, float]) -> Statistic:
     """Return a function that computes the metrics of `box_means` from the multiplicity of each row."""
     matched = {name: matches_at(rows, name, _OVERLAPS) for name in names}
-    unnamed = [nameless(row) for row in rows]
+    unnamed = [with_pooled_classes(row) for row in rows]
     [halves], [pointing] = matches_at(unnamed, ANY, [HALF]), matches_at(unnamed, ANY, [FROC_OVERLAP])
 
     def means(weight: Weights) -> dict[str, float]:
@@ -215,7 +215,7 @@ def box_iou(
     return iou
 
 
-def nameless(row: Row) -> Row:
+def with_pooled_classes(row: Row) -> Row:
     """Return a row with all classes pooled; of overlapping detections only the best one is kept."""
     found = sorted(row["found"], key=lambda box: -box[1])
     kept: list[Any] = []

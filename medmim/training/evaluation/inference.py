@@ -83,7 +83,7 @@ class RegionProbabilities(nn.Module):
 _SAME_VOXELS = 0.01  # tolerance in voxels for the same grid, whose affine went through float32
 
 
-def restored(
+def labels_on_source_grid(
     probabilities: Float[Tensor, "channels x y z"],
     prepared: PreprocessedVolume,
     shape: Sequence[int],
@@ -100,10 +100,10 @@ def restored(
         off = corner_distance(shape, turned.affine, prepared.stored_affine)
         if off < _SAME_VOXELS * min(turned.spacing_mm):
             return np.ascontiguousarray(turned.array)
-    return on_grid(probabilities, prepared.affine, shape, prepared.stored_affine, regions).numpy()
+    return labels_on_grid(probabilities, prepared.affine, shape, prepared.stored_affine, regions).numpy()
 
 
-def on_grid(
+def labels_on_grid(
     probabilities: Float[Tensor, "channels x y z"],
     affine: Affine,
     shape: Sequence[int],
@@ -125,7 +125,7 @@ def on_grid(
     return labels
 
 
-def onto(
+def resample_to(
     probabilities: Float[Tensor, "channels x y z"], source: PreprocessedVolume, target: PreprocessedVolume
 ) -> Float[Tensor, "channels i j k"]:
     """Return probabilities on the preprocessed grid of `source`, resampled linearly to that of `target`."""

@@ -177,7 +177,7 @@ def _font(letters: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf", letters)
 
 
-def upright(volume: Tensor, *, axis: int | None, index: int | None = None) -> np.ndarray:
+def radiological_slice(volume: Tensor, *, axis: int | None, index: int | None = None) -> np.ndarray:
     """Return one slice of a (x, y[, z]) tensor in RAS order in radiological view.
 
     Anterior or superior is up; the patient's right (anterior in sagittal slices) is on the left.
@@ -198,7 +198,8 @@ def reconstruction_rows(images: Tensor, hidden: Tensor, reconstruction: Tensor |
     columns = [images, seen] if reconstruction is None else [images, seen, reconstruction]
     return [
         FigureRow(
-            [upright(column[number, 0].float(), axis=None) for column in columns], [None] * len(columns)
+            [radiological_slice(column[number, 0].float(), axis=None) for column in columns],
+            [None] * len(columns),
         )
         for number in range(len(images))
     ]
@@ -208,20 +209,22 @@ def segmentation_row(image: Tensor, label: Tensor, prediction: Tensor, *, axis: 
     """Return a row of image, label and prediction, (x, y, z), at the slice with most of the label."""
     others = [other for other in range(3) if other != axis]
     index = int((label > 0).sum(dim=others).argmax())
-    plain, truth, guess = (upright(value, axis=axis, index=index) for value in (image, label, prediction))
+    plain, truth, guess = (
+        radiological_slice(value, axis=axis, index=index) for value in (image, label, prediction)
+    )
     return FigureRow([plain, plain, plain], [None, truth, guess])
 
 
 def caption_row(image: Tensor, *, axis: int, text: str) -> FigureRow:
     """Return a row with the middle slice of (x, y, z) and a caption."""
-    return FigureRow([upright(image, axis=axis)], [None], text)
+    return FigureRow([radiological_slice(image, axis=axis)], [None], text)
 
 
 def boxed_row(
     image: Tensor, *, axis: int, index: int, boxes: Sequence[tuple[np.ndarray, int, str]], text: str
 ) -> FigureRow:
     """Return a row with one slice of (x, y, z) and its boxes: xyzxyz in voxels, colour index and caption."""
-    slice_ = upright(image, axis=axis, index=index)
+    slice_ = radiological_slice(image, axis=axis, index=index)
     rectangles = []
     for box, colour, word in boxes:
         right, bottom, left, top = np.delete(box, [axis, axis + 3]).tolist()

@@ -19,7 +19,7 @@ from medmim.data.loading.finite_checks import load_finite
 from medmim.data.loading.foreground_sampling import IGNORE
 from medmim.data.loading.preprocess import PreprocessedVolume, VolumeLoader, class_indices
 from medmim.data.loading.preprocessing_plan import Regions
-from medmim.training.evaluation.inference import class_groups, labels_of, on_grid
+from medmim.training.evaluation.inference import class_groups, labels_of, labels_on_grid
 from medmim.training.evaluation.postprocessing import Rules, apply_postprocessing, components_of
 from medmim.training.evaluation.segmentation_metrics import (
     SEGMENTATION_METRICS,
@@ -126,7 +126,7 @@ def score_volume(
         affine, prediction = prepared.affine, labels_of(probabilities, regions).unsqueeze(0)
     else:
         label, affine = _native_label(volumes, volume)
-        found = on_grid(probabilities, prepared.affine, label.shape[1:], affine, regions)
+        found = labels_on_grid(probabilities, prepared.affine, label.shape[1:], affine, regions)
         prediction = found.long().unsqueeze(0)
     if rules:
         voxel_ml = math.prod(_spacing(affine)) / 1000

@@ -1,11 +1,11 @@
-"""A tilted stack is shifted upright: a landmark keeps its position within half a voxel."""
+"""A tilted stack is straightened: a landmark keeps its position within half a voxel."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from medmim.data.dicom.gantry_tilt import is_tilted, upright
+from medmim.data.dicom.gantry_tilt import correct_tilt, is_tilted
 from medmim.data.formats.nifti import Image
 
 
@@ -22,7 +22,7 @@ def tilted(drift: tuple[float, float], landmark: tuple[int, int, int]) -> Image:
 @pytest.mark.parametrize("landmark", [(5, 9, 1), (14, 3, 7)])
 def test_a_landmark_keeps_its_position(drift: tuple[float, float], landmark: tuple[int, int, int]):
     image = tilted(drift, landmark)
-    straight = upright(image)
+    straight = correct_tilt(image)
     axes = straight.affine[:3, :3]
     np.testing.assert_allclose(axes.T @ axes, np.diag(np.diag(axes.T @ axes)), atol=1e-9)
     weights = straight.array.astype(float)
@@ -36,7 +36,7 @@ def test_a_landmark_keeps_its_position(drift: tuple[float, float], landmark: tup
 def test_a_ramp_keeps_its_values():
     image = tilted((0.5, 0.0), (0, 0, 0))
     ramp = np.broadcast_to(np.arange(20.0)[:, None, None] * 10 + 100, (20, 24, 9)).astype(np.float32)
-    straight = upright(Image(ramp.copy(), image.affine))
+    straight = correct_tilt(Image(ramp.copy(), image.affine))
     covered = straight.array > 100
     positions = straight.affine[0, 3] + np.indices(straight.array.shape)[0] * 1.25
     shift = np.indices(straight.array.shape)[2] * 0.5 * 1.25
@@ -47,4 +47,4 @@ def test_a_ramp_keeps_its_values():
 def test_upright_stacks_are_not_changed():
     image = tilted((0.0, 0.01), (1, 1, 1))
     assert not is_tilted(image.affine, 9)
-    assert upright(image) is image
+    assert correct_tilt(image) is image

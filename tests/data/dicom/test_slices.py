@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from dicom_maker import scan_slices, write_series
 
-from medmim.data.dicom.slices import group_by, group_near, heights_of, own_place, reject, unit_flag
+from medmim.data.dicom.slices import group_by, group_near, heights_of, position_and_steps, reject, unit_flag
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_slices_are_grouped_by_equal_and_by_near_values(slices):
 
 def test_heights_and_places_are_in_mm(slices):
     np.testing.assert_allclose(np.diff(heights_of(slices)), 3.0, atol=1e-4)
-    place = own_place(slices[0].header)
+    place = position_and_steps(slices[0].header)
     assert np.linalg.norm(place[3:6]) == pytest.approx(1.25)
     assert np.linalg.norm(place[6:9]) == pytest.approx(1.5)
 

@@ -13,7 +13,7 @@ from dicom_maker import groups_of, make_slice, save_all
 from frames_maker import make_enhanced
 from pydicom.dataset import FileDataset
 
-from medmim.data.dicom.slices import SliceGroup, SliceStack, own_place
+from medmim.data.dicom.slices import SliceGroup, SliceStack, position_and_steps
 from medmim.data.dicom.write_segmentation import SourceSlice, write_segmentation
 from medmim.data.formats.nifti import Image
 from medmim.data.formats.write_volume import write_volume
@@ -40,7 +40,7 @@ def write(group: SliceGroup, folder: Path) -> tuple[dict[str, Any], pydicom.Data
         SourceSlice(
             file=str(one.path),
             frame=None if one.header.kind == "slice" else one.header.frame,
-            place=tuple(own_place(one.header)),
+            place=tuple(position_and_steps(one.header)),
             size=(one.header.rows, one.header.columns),
         )
         for one in group.slices

@@ -14,9 +14,9 @@ from medmim.training.evaluation.inference import (
     class_groups,
     class_outside,
     labels_of,
+    labels_on_grid,
+    labels_on_source_grid,
     membership,
-    on_grid,
-    restored,
     segment,
     window_count,
 )
@@ -32,8 +32,8 @@ def test_labels_of_the_masks_of_regions_are_the_labels(regions):
     masks = membership(regions)[:, label].float()
     assert torch.equal(labels_of(masks, regions), label)
     prepared = PreprocessedVolume(masks, None, np.eye(4), 2)
-    np.testing.assert_array_equal(restored(masks, prepared, (6, 5, 4), regions), label)
-    assert torch.equal(on_grid(masks, np.eye(4), (6, 5, 4), np.eye(4), regions).long(), label)
+    np.testing.assert_array_equal(labels_on_source_grid(masks, prepared, (6, 5, 4), regions), label)
+    assert torch.equal(labels_on_grid(masks, np.eye(4), (6, 5, 4), np.eye(4), regions).long(), label)
 
 
 def test_later_regions_are_written_over_earlier_ones():

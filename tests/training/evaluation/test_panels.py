@@ -13,9 +13,9 @@ from medmim.training.evaluation.panels import (
     Rectangle,
     boxed_row,
     panel,
+    radiological_slice,
     reconstruction_rows,
     segmentation_row,
-    upright,
 )
 
 
@@ -58,7 +58,7 @@ def test_segmentations_are_drawn_in_the_slice_with_the_largest_label():
     label = torch.zeros(8, 9, 10, dtype=torch.long)
     label[2:4, 3:5, 7] = 1
     row = segmentation_row(image, label, label, axis=2)
-    assert np.array_equal(row.images[0], upright(image, axis=2, index=7))
+    assert np.array_equal(row.images[0], radiological_slice(image, axis=2, index=7))
     assert row.labels[0] is None
     assert row.labels[1].sum() == 4
     opened(panel([row], ["a", "b", "c"], title="t", names=["core"]))
@@ -72,7 +72,7 @@ def test_an_empty_label_can_be_drawn():
 
 def test_anterior_is_up_and_the_patients_right_is_on_the_left():
     flat = torch.arange(6).reshape(3, 2)  # x, y
-    assert upright(flat, axis=None).tolist() == [[5, 3, 1], [4, 2, 0]]
+    assert radiological_slice(flat, axis=None).tolist() == [[5, 3, 1], [4, 2, 0]]
 
 
 def test_a_2d_image_is_drawn_in_the_orientation_of_its_file(tmp_path):
@@ -83,7 +83,7 @@ def test_a_2d_image_is_drawn_in_the_orientation_of_its_file(tmp_path):
     image, _ = read_picture(tmp_path / "p.png")
     turned = nib.orientations.io_orientation(image.affine)  # reoriented to RAS, as `prepare` does
     volume = torch.from_numpy(nib.orientations.apply_orientation(image.array, turned).copy())
-    assert upright(volume, axis=2).tolist() == pixels.tolist()
+    assert radiological_slice(volume, axis=2).tolist() == pixels.tolist()
 
 
 def test_a_box_encloses_the_marked_object():
@@ -110,7 +110,7 @@ def test_captions_of_boxes_at_one_place_do_not_cover_each_other():
 
 @pytest.mark.parametrize(("axis", "shape"), [(0, (4, 3)), (1, (4, 2)), (2, (3, 2)), (None, (3, 2))])
 def test_volumes_are_drawn_at_their_middle_slice(axis, shape):
-    assert upright(torch.zeros(2, 3, 4), axis=axis).shape == shape
+    assert radiological_slice(torch.zeros(2, 3, 4), axis=axis).shape == shape
 
 
 def test_rows_of_different_shapes_share_a_panel():
