@@ -33,10 +33,11 @@ from medmim.data.ingest.layout import FALLBACK
 from medmim.data.ingest.ledger import Ledger
 from medmim.data.ingest.masks_of_series import SeriesMask
 from medmim.data.ingest.path_words import reason_beside_scans
-from medmim.data.ingest.publish import FIRST_SOURCE, Publication, earlier_dataset, publish, sole_use
+from medmim.data.ingest.publish import FIRST_SOURCE, Publication, earlier_dataset, publish
 from medmim.data.ingest.scan import ScannedFile, scan_file_as_json
 from medmim.data.ingest.sources import SourceFile, Sources, find_files
 from medmim.data.ingest.splits_file import SplitsFile, apply_splits
+from medmim.data.ingest.staging import locked_staging_folder
 from medmim.data.ingest.volumes import volumes_from_nifti
 from medmim.data.sandbox.ray_cluster import connect_ray
 from medmim.data.sandbox.ray_sandbox import RaySandbox
@@ -99,7 +100,7 @@ def _ingest(
 ) -> DatasetInfo:
     keys = Keys.load_or_create(home / KEY_FILE)
     out = sources.out
-    with sole_use(out) as staging, _engine(sandbox, sources, staging, options) as parsers:
+    with locked_staging_folder(out) as staging, _engine(sandbox, sources, staging, options) as parsers:
         old = earlier_dataset(out, _project(keys))
         options = _with_source(options, out, old)
         ledger = Ledger(sources.keys(keys.scoped(options.source_name) if options.source_name else keys))

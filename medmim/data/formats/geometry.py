@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64, Shaped
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from medmim.data.formats.nifti import Image
 
@@ -105,3 +106,15 @@ def align_axes(image: Image, affine: Affine) -> Image | None:
             move[source, 3] = image.array.shape[source] - 1
             array = np.flip(array, axis)
     return Image(array, np.asarray(image.affine @ move, np.float64))
+
+
+def nearest_ras(image: Image) -> Image:
+    """Return `image` with its axes flipped and permuted so that each is nearest to right, anterior, superior.
+
+    Nothing is resampled. If axes do not correspond one to one, the image is returned unchanged.
+    """
+    order = io_orientation(image.affine)
+    if np.isnan(order).any():
+        return image
+    array: Shaped[np.ndarray, "x y z"] = apply_orientation(image.array, order)
+    return Image(array, np.asarray(image.affine @ inv_ornt_aff(order, image.array.shape), np.float64))

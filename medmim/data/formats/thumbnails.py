@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from jaxtyping import Float32, Shaped
 from PIL import Image as Picture
 from PIL import ImageColor
 
+from medmim.data.formats.geometry import nearest_ras
 from medmim.data.formats.nifti import Image, read_image
 
 BINS = 24
@@ -51,9 +51,9 @@ def thumbnail(
         `median`, `high`: quantiles of the intensity; `bins`: histogram counts between low and high.
     """
     stored = read_image(Path(path))
-    image = _upright(stored)
+    image = nearest_ras(stored)
     outline = _filled(stored, boxes) if label is None else read_image(Path(label))
-    outline = outline and _upright(outline)
+    outline = outline and nearest_ras(outline)
     flat = image.array.reshape(-1)
     values = flat[:: max(1, flat.size // _SAMPLE_SIZE)].astype(np.float32)
     low, median, high = (float(value) for value in np.percentile(values, (_LOW, 50.0, _HIGH)))
@@ -78,15 +78,6 @@ def _filled(image: Image, boxes: Sequence[tuple[int, Sequence[float]]]) -> Image
 
 def _volume(box: Sequence[float]) -> float:
     return float(np.prod(np.subtract(box[len(box) // 2 :], box[: len(box) // 2])))
-
-
-def _upright(image: Image) -> Image:
-    """Flip and permute the axes to the nearest RAS orientation."""
-    turn = nib.orientations.io_orientation(image.affine)
-    if np.isnan(turn).any():
-        return image
-    back = nib.orientations.inv_ornt_aff(turn, image.array.shape)
-    return Image(nib.orientations.apply_orientation(image.array, turn), image.affine @ back)
 
 
 def _draw_strip(

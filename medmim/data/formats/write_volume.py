@@ -15,6 +15,7 @@ from jaxtyping import Shaped
 from medmim import files
 from medmim.data.dataset.perceptual_hash import perceptual_hash
 from medmim.data.formats import nifti_header
+from medmim.data.formats.geometry import nearest_ras
 from medmim.data.formats.nifti import Image
 
 _GZIP = 16  # added to wbits: zlib writes a gzip stream without name and time
@@ -32,7 +33,7 @@ def write_volume(image: Image, target: Path) -> dict[str, Any]:
         "orientation": image.orientation,
         "sha256": hashlib.sha256(content).hexdigest(),
         "pixels_sha256": pixels_digest(image),
-        "perceptual_hash": perceptual_hash(_in_standard_orientation(image)),
+        "perceptual_hash": perceptual_hash(nearest_ras(image).array),
     }
 
 
@@ -69,19 +70,11 @@ def pixels_digest(image: Image) -> str:
     It ignores axis order, data type, spacing and position: a scan that was converted, renamed or moved keeps
     its digest.
     """
-    array = _in_standard_orientation(image)
+    array = nearest_ras(image).array
     digest = hashlib.sha256(repr(array.shape).encode())
     for index in range(array.shape[-1]):  # a float copy of a whole CT would double its memory
         digest.update(np.ascontiguousarray(array[..., index], np.float32).data)
     return digest.hexdigest()
-
-
-def _in_standard_orientation(image: Image) -> Shaped[np.ndarray, "x y z"]:
-    orientation = nib.orientations.io_orientation(image.affine)
-    if np.isnan(orientation).any():
-        return image.array
-    reoriented: Shaped[np.ndarray, "x y z"] = nib.orientations.apply_orientation(image.array, orientation)
-    return reoriented
 
 
 def _compact(array: Shaped[np.ndarray, "x y z"]) -> Shaped[np.ndarray, "x y z"]:

@@ -1,11 +1,9 @@
-"""Writing of the dataset folder: a lock, a staging folder, and the publication of the result."""
+"""Publication of an ingestion in the dataset folder: splits, flags of possible faces, warnings, ledger."""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,17 +23,14 @@ from medmim.data.dataset.splits import assign_splits, given_splits
 from medmim.data.ingest.context import IngestedVolume
 from medmim.data.ingest.label_regions import region_records
 from medmim.errors import DataError, UsageError, counted
-from medmim.operating_system import FolderLock
 
-_SHOWS_SKIN = {"MR", "CT", "PT", "OT"}
+_SHOWS_SKIN = {"MR", "CT", "PT", "OT"}  # modalities; OT: the file does not state its modality
 _OTHER_PARTS = {"chest", "abdomen", "pelvis", "limb"}
 _FACE_MM, _THIN_MM = 80.0, 20.0  # least extent along two axes, and least thickness, to show a face
 
 Named = TypeVar("Named", VolumeRecord, LedgerRow)
 FIRST_SOURCE = "source-1"
-_STAGING = ".staging"
 _FEWEST_TRAIN = 3  # patients, of which one moves to a split that the dataset lacks
-_WRITTEN = ("manifest.jsonl", "ledger.jsonl", "dataset.json")
 
 
 def face_flag(volume: VolumeRecord) -> dict[str, str]:
@@ -53,24 +48,6 @@ def face_flag(volume: VolumeRecord) -> dict[str, str]:
     if known & _OTHER_PARTS and not known & {"head", "neck"}:
         return {}
     return {"recognizable_face": "possible"}
-
-
-@contextlib.contextmanager
-def sole_use(out: Path) -> Iterator[Path]:
-    """Lock the dataset folder and yield a staging folder in it, which is removed afterwards.
-
-    Raises:
-        UsageError: if another process is writing there.
-    """
-    files.private_folder(out)
-    with _locked(out):
-        _clear(out)
-        # a unique name, because workers of a killed run may still write to the old folder
-        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
-        try:
-            yield staging
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
 
 
 def earlier_dataset(out: Path, project: str) -> Dataset | None:
@@ -131,10 +108,11 @@ def publish(new: Publication) -> DatasetInfo:
     _check_source(new)
     kept, kept_rows = _of_other_sources(new)
     made, split_warnings = _with_splits(new)
-    volumes = [*kept, *(_named(one, new.source) for one in made)]
+    volumes = [*kept, *(_with_source(one, new.source) for one in made)]
     rows = [row.model_copy(update={"number": number}) for number, row in enumerate(kept_rows)]
     rows += [
-        _named(row, new.source).model_copy(update={"number": row.number + len(rows)}) for row in new.rows
+        _with_source(row, new.source).model_copy(update={"number": row.number + len(rows)})
+        for row in new.rows
     ]
     places = {one.staged: new.out / one.volume.image for one in new.made}
     places |= {one.staged_label: new.out / (one.volume.label or "") for one in new.made if one.staged_label}
@@ -183,12 +161,12 @@ def _of_other_sources(new: Publication) -> tuple[list[VolumeRecord], list[Ledger
         )
     rows = map(LedgerRow.model_validate, files.read_jsonl(new.old.root / "ledger.jsonl"))
     kept_rows = [row for row in rows if (row.source or FIRST_SOURCE) != new.source]
-    return [_named(one, one.source or FIRST_SOURCE) for one in kept], [
-        _named(row, row.source or FIRST_SOURCE) for row in kept_rows
+    return [_with_source(one, one.source or FIRST_SOURCE) for one in kept], [
+        _with_source(row, row.source or FIRST_SOURCE) for row in kept_rows
     ]
 
 
-def _named(record: Named, source: str | None) -> Named:
+def _with_source(record: Named, source: str | None) -> Named:
     return record if source is None else record.model_copy(update={"source": source})
 
 
@@ -204,31 +182,6 @@ def _all_label_names(new: Publication, kept: Sequence[VolumeRecord]) -> dict[int
                 reason="label_names_differ",
             )
     return {number: new.info.label_names.get(number, name) for number, name in sorted(known.items())}
-
-
-def _clear(out: Path) -> None:
-    """Remove staging folders and temporary files that a killed run left."""
-    for leftover in out.glob(f"{_STAGING}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    for name in _WRITTEN:
-        for leftover in out.glob(f".{name}.*.tmp"):
-            leftover.unlink()
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Lock the folder itself, or with a file in it where the system cannot lock folders."""
-    with contextlib.ExitStack() as stack:
-        try:
-            if FolderLock.exists():
-                stack.callback(FolderLock(out).release)
-            else:
-                stack.enter_context(files.lock(out, wait=False))
-        except (BlockingIOError, files.LockedError) as error:
-            raise UsageError(
-                f"'{out}' is being written by another ingestion: expected one at a time; wait for it to end"
-            ) from error
-        yield
 
 
 def _shared_patients(kept: Sequence[VolumeRecord], made: Sequence[VolumeRecord]) -> list[dict[str, Any]]:

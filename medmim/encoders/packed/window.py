@@ -138,8 +138,8 @@ def window_geometry(
     if result != expected:
         raise ShapeError(
             f"'{name}' with kernel {size_text(kernel)}, stride {size_text(steps)} maps "
-            f"{size_text(value.space)} voxels to {size_text(result)}: packed cells need {size_text(expected)}; "
-            f"change its padding, {ADVICE}"
+            f"{size_text(value.space)} voxels to {size_text(result)}: packed cells need "
+            f"{size_text(expected)}; change its padding, {ADVICE}"
         )
     out = tuple(cell // step for cell, step in zip(value.cell, steps, strict=True))
     return WindowGeometry(value.cell, out, tuple(kernel), steps, spread, before)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from nibabel.affines import voxel_sizes
-from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from torch import Tensor
 
 from medmim import files
 from medmim.data.dataset.manifest import VolumeRecord, read_dataset
+from medmim.data.formats.geometry import nearest_ras
 from medmim.data.formats.nifti import check_image, read_image
 from medmim.data.loading.preprocess import preprocess
 from medmim.data.loading.preprocessing_plan import plan_for, slice_axis
@@ -179,10 +179,9 @@ def background_from_file(path: Path, *, dims: int | None) -> MaskBackground:
         check_image(image)
     except DataError as error:
         raise DataError(f"--image: {error}", reason=error.reason) from error
-    orientation = io_orientation(image.affine)
-    affine = image.affine @ inv_ornt_aff(orientation, image.array.shape)
-    array = np.ascontiguousarray(apply_orientation(image.array, orientation).astype(np.float32))
-    background = MaskBackground(torch.from_numpy(array), None, tuple(map(float, voxel_sizes(affine))))
+    turned = nearest_ras(image)
+    array = np.ascontiguousarray(turned.array.astype(np.float32))
+    background = MaskBackground(torch.from_numpy(array), None, tuple(turned.spacing_mm))
     return _slice(background, slice_axis(background.spacing_mm)) if dims == 2 else background
 
 

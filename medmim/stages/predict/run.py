@@ -28,8 +28,8 @@ from medmim.data.dicom.write_segmentation import write_segmentation
 from medmim.data.formats.nifti import read_image
 from medmim.data.ingest.context import READ_LIMITS, Progress
 from medmim.data.ingest.layout_rules import InferenceRules
-from medmim.data.ingest.publish import sole_use
 from medmim.data.ingest.source_slices import Instances, find_instances, slices_of_volume
+from medmim.data.ingest.staging import locked_staging_folder
 from medmim.data.sandbox.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, MedmimError, RunError, UsageError, counted, raised_in
 from medmim.stages.ingest import ingest
@@ -96,7 +96,7 @@ def predict(
     title = " + ".join(one.title for one in found)
     log(f"predict      '{source}' with {title} ({trained.kind}); results in '{out}'")
     try:
-        with sole_use(out) as staging, for_scans(options.get("workers")) as sandbox:
+        with locked_staging_folder(out) as staging, for_scans(options.get("workers")) as sandbox:
             task = _PredictionTask(home, sandbox, progress, log, extras, force)
             clear(out)
             scans, dataset = _ingest(source, out, staging, task, {"rules": _rules(trained), **options})

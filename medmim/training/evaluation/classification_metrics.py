@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -217,3 +217,9 @@ def best_temperature(loss: Callable[[float], float]) -> float:
     low, high = map(math.log, _TEMPERATURES)
     found = minimize_scalar(lambda value: loss(math.exp(value)), bounds=(low, high), method="bounded")
     return round(math.exp(float(found.x)), 4)
+
+
+def finite_mean(values: Iterable[float]) -> float:
+    """Return the mean of the finite values; NaN if there are none."""
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from monai.apps.detection.metrics.matching import matching_batch
 
+from medmim.training.evaluation.classification_metrics import finite_mean
 from medmim.training.evaluation.metric_intervals import Statistic, Weights
 
 Row = Mapping[str, Any]
@@ -47,7 +48,7 @@ def _means_of(rows: Sequence[Row], names: Sequence[str], thresholds: Mapping[str
         found = _with_mean("ap50", {name: values[0] for name, values in precisions.items()})
         found |= _with_mean("ap50_95", {name: float(np.mean(values)) for name, values in precisions.items()})
         f1 = {name: f1_at(matched[name][0], thresholds.get(name, UNCHOSEN), weight) for name in names}
-        found |= {**{f"f1_{name}": value for name, value in f1.items()}, "f1": _known_mean(f1)}
+        found |= {**{f"f1_{name}": value for name, value in f1.items()}, "f1": finite_mean(f1.values())}
         found |= {"ap50_any": average_precision(halves, weight), "froc": froc(pointing, weight)}
         return {key: value for key, value in found.items() if math.isfinite(value)}
 
@@ -56,12 +57,7 @@ def _means_of(rows: Sequence[Row], names: Sequence[str], thresholds: Mapping[str
 
 def _with_mean(key: str, each: Mapping[str, float]) -> dict[str, float]:
     by_class = {f"{key}_{name}": value for name, value in each.items()} if len(each) > 1 else {}
-    return {key: _known_mean(each), **by_class}
-
-
-def _known_mean(each: Mapping[str, float]) -> float:
-    known = [value for value in each.values() if math.isfinite(value)]
-    return float(np.mean(known)) if known else math.nan
+    return {key: finite_mean(each.values()), **by_class}
 
 
 MOST = 100  # boxes of an image that are evaluated

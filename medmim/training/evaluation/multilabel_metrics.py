@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.metrics import precision_recall_curve
 
-from medmim.training.evaluation.classification_metrics import best_temperature, binned_error
+from medmim.training.evaluation.classification_metrics import best_temperature, binned_error, finite_mean
 
 Row = Mapping[str, Any]
 Weights = Float[np.ndarray, " cases"]
@@ -83,7 +83,11 @@ def label_means(columns: Mapping[str, LabelColumn], weights: Weights) -> dict[st
     auroc = {name: one.auroc(weights) for name, one in columns.items()}
     f1 = {name: one.f1(weights) for name, one in columns.items()}
     ece = {name: one.calibration_error(weights) for name, one in columns.items()}
-    found = {"macro_auroc": _mean(auroc), "macro_f1": _mean(f1), "ece": _mean(ece)}
+    found = {
+        "macro_auroc": finite_mean(auroc.values()),
+        "macro_f1": finite_mean(f1.values()),
+        "ece": finite_mean(ece.values()),
+    }
     for name, one in columns.items():
         positives, negatives = one.counts(weights)
         found |= {f"auroc_{name}": auroc[name], f"f1_{name}": f1[name]}
@@ -122,8 +126,3 @@ def best_threshold(column: LabelColumn) -> float:
     scores = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     best = float(thresholds[int(scores[:-1].argmax())])
     return max(round(best - _SMALLEST, 6), 0.0)  # rounding must not exclude the case with this score
-
-
-def _mean(values: Mapping[str, float]) -> float:
-    known = [value for value in values.values() if math.isfinite(value)]
-    return float(np.mean(known)) if known else math.nan

@@ -19,6 +19,7 @@ from medmim.training.evaluation.classification_metrics import (
     arrays,
     confusion,
     f1_of,
+    finite_mean,
     grade_arrays,
     grade_table,
     quadratic_kappa,
@@ -85,7 +86,7 @@ class Measure:
         """Return the metric for the multiplicity of each patient; NaN if undefined."""
         if self.is_mean:
             return _mean(self.each, weights)
-        return _known_mean(list(self.by_class(weights).values()))
+        return finite_mean(self.by_class(weights).values())
 
 
 def measure_of(rows: Sequence[Row]) -> Measure:
@@ -106,19 +107,13 @@ def average(measures: Sequence[Measure]) -> Measure:
     def by_class(weights: Weights) -> dict[str, float]:
         found = [one.by_class(weights[place]) for one, place in zip(measures, places, strict=True)]
         names = sorted({name for values in found for name in values})
-        return {name: _known_mean([values[name] for values in found if name in values]) for name in names}
+        return {name: finite_mean([values[name] for values in found if name in values]) for name in names}
 
     each = np.full((len(measures), len(patients)), np.nan)
     for row, one, place in zip(each, measures, places, strict=True):
         row[place] = one.each
-    own_scores = np.array([_known_mean(column.tolist()) for column in each.T], dtype=np.float64)
+    own_scores = np.array([finite_mean(column.tolist()) for column in each.T], dtype=np.float64)
     return Measure(patients, by_class, own_scores, is_mean=measures[0].is_mean)
-
-
-def _known_mean(values: Sequence[float]) -> float:
-    """Return the mean of the finite values; NaN if there are none."""
-    known = [value for value in values if np.isfinite(value)]
-    return float(np.mean(known)) if known else float("nan")
 
 
 def _mean_over_patients(rows: Sequence[Row]) -> Measure:
@@ -163,11 +158,11 @@ def _macro_auroc(rows: Sequence[Row]) -> Measure:
 
     right = np.array(
         [
-            _known_mean([float((name in row["found"]) == value) for name, value in row["labels"].items()])
+            finite_mean([float((name in row["found"]) == value) for name, value in row["labels"].items()])
             for row in rows
         ]
     )
-    own = np.array([_known_mean(right[who == number].tolist()) for number in range(len(patients))])
+    own = np.array([finite_mean(right[who == number].tolist()) for number in range(len(patients))])
     return Measure(patients, by_class, own)
 
 
@@ -183,7 +178,7 @@ def _ap50(rows: Sequence[Row]) -> Measure:
         return {name: average_precision(one, weights[image]) for name, one in matches.items()}
 
     own_scores = [list(by_class(row).values()) for row in np.eye(len(patients))]
-    return Measure(patients, by_class, np.array([_known_mean(v) for v in own_scores], dtype=np.float64))
+    return Measure(patients, by_class, np.array([finite_mean(v) for v in own_scores], dtype=np.float64))
 
 
 def _quadratic_kappa(rows: Sequence[Row]) -> Measure:

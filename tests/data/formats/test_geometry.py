@@ -63,3 +63,20 @@ def test_corner_distance():
     moved[:3, 3] += [3.0, 4.0, 0.0]
     assert geometry.corner_distance((8, 9, 5), affine(), moved) == pytest.approx(5.0)
     assert geometry.corner_distance((8, 9, 5), affine(), affine()) == 0.0
+
+
+def test_axes_are_turned_to_the_nearest_of_right_anterior_superior():
+    array = np.arange(24.0).reshape(2, 3, 4)
+    stored = np.array([[0, 0, 2.0, 5], [-3.0, 0, 0, 6], [0, -4.0, 0, 7], [0, 0, 0, 1]])
+    turned = geometry.nearest_ras(Image(array, stored))
+    assert turned.array.shape == (4, 2, 3)
+    assert np.array_equal(np.diag(turned.affine)[:3], [2.0, 3.0, 4.0])
+    for index in itertools.product(range(2), range(3), range(4)):
+        world = stored @ [*index, 1.0]
+        place = np.rint(np.linalg.solve(turned.affine, world))[:3].astype(int)
+        assert turned.array[tuple(place)] == array[index]
+
+
+def test_axes_that_do_not_correspond_one_to_one_are_kept():
+    image = Image(np.zeros((2, 3, 4)), np.diag([1.0, 1.0, 0.0, 1.0]))
+    assert geometry.nearest_ras(image) is image

@@ -17,6 +17,7 @@ from medmim.training.evaluation.classification_metrics import (
     calibration_error,
     class_means,
     confusion,
+    finite_mean,
     grade_table,
     grades_of,
     macro_f1,
@@ -181,3 +182,8 @@ def test_the_best_temperature_lies_between_a_fifth_and_five():
         assert best_temperature(lambda value, best=best: math.log(value / best) ** 2) == pytest.approx(
             found, rel=1e-3
         )
+
+
+def test_the_mean_leaves_out_values_that_are_not_finite():
+    assert finite_mean([1.0, math.nan, 2.0, math.inf]) == 1.5
+    assert math.isnan(finite_mean([math.nan]))
