@@ -101,7 +101,7 @@ def layout_warnings(
     warnings += mixed_units(made)
     warnings += layout_doubts(layout.cases if layout else ())
     if layout and layout.anonymous and len({one.volume.subject for one in made}) == len(made):
-        warnings.append({"kind": "every_image_is_a_patient", "images": len(layout.cases)})
+        warnings.append({"kind": "every_image_is_a_patient", "images": len(made)})
     if nameless := sum(row.reason.endswith("without_patient") for row in rows):
         warnings.append({"kind": "no_patient_id", "files": nameless})
     return tuple(warnings)

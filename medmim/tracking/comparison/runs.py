@@ -13,7 +13,7 @@ from medmim.config.yaml_settings import parse_yaml
 from medmim.data.dataset.contamination_certificate import CERTIFICATE, UNKNOWN, verdict_of
 from medmim.errors import RunError
 from medmim.text_formats import parse_json
-from medmim.tracking.mlflow_store import FINISHED, ORIGIN, RESTORE, Store
+from medmim.tracking.mlflow_store import FINISHED, ORIGIN, RESTORE, Store, begins_with
 from medmim.training.evaluation.segmentation_metrics import SEGMENTATION_METRICS
 
 CASES = "cases.jsonl"
@@ -77,11 +77,15 @@ class RunScores:
 def find_runs(store: Store, run_ids: Sequence[str]) -> list[RunScores]:
     """Return the named runs, or all that are comparable with the newest finished fine-tuning run.
 
+    Args:
+        run_ids: ids of runs, or their beginnings.
+
     Raises:
         RunError: if there are none, or a named one did not finish or was tested on other patients.
     """
     if run_ids:
-        chosen = list({run.info.run_id: run for run in map(store.run, run_ids)}.values())
+        named = [_named(store, word) for word in run_ids]
+        chosen = list({run.info.run_id: run for run in named}.values())
     else:
         newest = store.runs(FINISHED, limit=1, stage="finetune")
         same = {key: one.data.tags[key] for one in newest for key in _COMPARABLE if key in one.data.tags}
@@ -100,6 +104,15 @@ def find_runs(store: Store, run_ids: Sequence[str]) -> list[RunScores]:
                 "compare runs of one dataset, split and fold"
             )
     return [read_run(store, run) for run in chosen]
+
+
+def _named(store: Store, word: str) -> Run:
+    found = store.runs(begins_with(word))
+    if len(found) > 1:
+        raise RunError(
+            f"'{word}' is the beginning of {len(found)} run ids: expected that of one; see `medmim runs`"
+        )
+    return found[0] if found else store.run(word)  # by the original id of a copy, or an error
 
 
 def further_runs(store: Store, runs: Sequence[RunScores]) -> int:

@@ -35,6 +35,18 @@ def test_named_runs_are_read(store):
     assert [row["dice"] for row in found[0].cases] == [0.5, 0.6]
 
 
+def test_ids_may_be_shortened_as_in_every_command(new_home):
+    store = Store(new_home())
+    ids = [record(store, arm, [0.5]) for arm in ("scratch", "a")]
+    assert [one.run_id for one in find_runs(store, [one[:8] for one in ids])] == ids
+    many = [record(store, "b", [0.5]) for _ in range(17)]
+    first = next(one[0] for one in many if sum(other[0] == one[0] for other in [*ids, *many]) > 1)
+    with pytest.raises(RunError, match=rf"'{first}' is the beginning of \d+ run ids: expected that of one"):
+        find_runs(store, [first])
+    with pytest.raises(RunError, match="no run 'zz' in this home folder"):
+        find_runs(store, ["zz"])
+
+
 def test_without_names_all_comparable_runs_are_found_newest_first(new_home):
     store = Store(new_home())
     record(store, "a", [0.1], dataset_hash="old")
