@@ -218,7 +218,7 @@ def study(
     Args:
         config: YAML file or preset; keyword arguments override it.
         dry_run: return the plan only.
-        max_hours: start no training that would end later than this from now.
+        max_hours: start only trainings that are predicted to end within this time.
         promote: make the best model champion if the paired test allows it.
         **settings: see below.
     """

@@ -68,12 +68,12 @@ def nvidia_driver(proc: Path = PROC, program: str = "nvidia-smi") -> str | None:
         return found[1] if found else ""
     words = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout
+        output = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout
     except FileNotFoundError:
         return None
     except (OSError, subprocess.SubprocessError):  # the program exists, but no driver responds
         return ""
-    found = re.match(r"\d+(\.\d+)+", told.strip())
+    found = re.match(r"\d+(\.\d+)+", output.strip())
     return found[0] if found else ""
 
 

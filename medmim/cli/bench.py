@@ -34,18 +34,34 @@ Examples:
   medmim bench --dims 3 --encoder resenc --encoder-options '{size: L}' --ratio 0.75
   medmim bench --encoder convnext --size 128 --part encoder --precision fp32 --json""",
 )
-@click.option("--dims", type=click.IntRange(2, 3), default=2, show_default=True, help="2 or 3.")
+@click.option("--dims", type=click.IntRange(2, 3), default=2, show_default=True, help="Spatial axes.")
 @click.option("--encoder", help="Name or module:callable.  [default: resnet50 in 2D, dynunet in 3D]")
 @click.option("--encoder-options", help="Options of the encoder as YAML, such as '{size: L}'.")
 @click.option("--size", help="Image size in voxels, such as 224 or 64,64,32.  [default: 224, or 64 in 3D]")
 @click.option("--cell", help="Mask cell in voxels.  [default: the encoder's total stride]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Batch size.  [default: 8, or 2 in 3D]")
 @click.option("--mask", help="Name of the mask.  [default: mesh]")
-@click.option("ratios", "--ratio", type=float, multiple=True, help="May be repeated.  [default: 0.5 0.7 0.9]")
 @click.option(
-    "precisions", "--precision", type=click.Choice(["fp32", "bf16"]), multiple=True, help="[default: both]"
+    "ratios",
+    "--ratio",
+    type=float,
+    multiple=True,
+    help="Share of hidden cells; may be repeated.  [default: 0.5 0.7 0.9]",
 )
-@click.option("parts", "--part", type=click.Choice(_PARTS), multiple=True, help="[default: all]")
+@click.option(
+    "precisions",
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    multiple=True,
+    help="Number format of the network.  [default: both]",
+)
+@click.option(
+    "parts",
+    "--part",
+    type=click.Choice(_PARTS),
+    multiple=True,
+    help="The encoder alone, or a whole SparK step.  [default: both]",
+)
 @click.option(
     "--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Repetitions per variant."
 )
@@ -54,7 +70,7 @@ Examples:
     type=click.Choice(["wall", "processor"]),
     default="wall",
     show_default=True,
-    help="Wall time, or processor time of all threads, on a CPU that others use too.",
+    help="Wall time; on a CPU that others use too, processor time of all threads.",
 )
 @click.option("--memory/--no-memory", default=True, help="Also measure peak memory, each in a fresh process.")
 @json_option

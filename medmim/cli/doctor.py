@@ -22,7 +22,9 @@ Examples:
 )
 @path_option("--data", multiple=True, help="Dataset folder.  [default: medmim-data]")
 @click.option(
-    "--repair", is_flag=True, help="Migrate or rebuild the store if needed; remove the permissions of others."
+    "--repair",
+    is_flag=True,
+    help="Migrate or rebuild the store if needed; revoke the permissions of other users.",
 )
 @json_option
 def command(*, as_json: bool, data: tuple[Path, ...], repair: bool) -> None:

@@ -32,7 +32,7 @@ _OWN_CHECKS = ("masks", "models", "promote")  # of datasets and models, after th
 _OUT_IS_FOLDER = ("ingest", "predict", "demo", "evaluate")
 _ENDING_OF_OUT = {"masks": ".png", "embed": ".parquet"}
 _NAMES_STUDY = {"compare": "compare --study", "pack": "pack"}
-_OF_MODEL = {  # what follows a sign in --model, and the question for those that exist
+_OF_MODEL = {  # what follows a sign in --model, and the query for those that exist
     ":": (
         "version",
         "SELECT version FROM model_versions WHERE name = ? AND current_stage != 'Deleted_Internal'",
@@ -164,8 +164,8 @@ def _check_version(option: str, word: str, database: Path) -> None:
     name, sign, wanted = re.match(r"([^@:]*)([@:]?)(.*)", word, re.DOTALL).groups()  # type: ignore[union-attr]
     if not sign or not _rows(database, "SELECT 1 FROM registered_models WHERE name = ?", name):
         return
-    kind, question = _OF_MODEL[sign]
-    known = [str(one) for (one,) in _rows(database, question, name) or ()]
+    kind, query = _OF_MODEL[sign]
+    known = [str(one) for (one,) in _rows(database, query, name) or ()]
     if wanted not in known:
         there = f"it has {', '.join(known)}" if known else "it has none"
         raise RunError(
@@ -180,39 +180,39 @@ def _check_pretraining(command: str, parameters: Mapping[str, Any]) -> None:
         or any(parameters.get(name) for name in _MAY_NAME_INIT)
     ):
         return
-    question = "SELECT count(*) FROM tags WHERE key = 'stage' AND value = 'pretrain'"
-    if _rows(home() / "mlflow.db", question) in ([], [(0,)]):
+    query = "SELECT count(*) FROM tags WHERE key = 'stage' AND value = 'pretrain'"
+    if _rows(home() / "mlflow.db", query) in ([], [(0,)]):
         raise RunError(
             "--init: no finished pretraining run on this dataset; run `medmim pretrain` or use --init scratch"
         )
 
 
 def _check_study(option: str, name: str) -> None:
-    question = "SELECT count(*) FROM tags WHERE key = 'study' AND value = ?"
-    if _rows(home() / "mlflow.db", question, name) in ([], [(0,)]):
+    query = "SELECT count(*) FROM tags WHERE key = 'study' AND value = ?"
+    if _rows(home() / "mlflow.db", query, name) in ([], [(0,)]):
         raise RunError(f"{option} {name}: no runs of this study here: run `medmim study` first")
 
 
 def _count_matches(database: Path, word: str) -> int | None:
     """Count runs and models that a word may mean; None where the database cannot be read this way."""
     name = word.partition("@")[0].partition(":")[0]
-    question = (
+    query = (
         "SELECT (SELECT count(*) FROM runs WHERE substr(run_uuid, 1, length(?1)) = ?1) + "
         "(SELECT count(*) FROM tags WHERE substr(value, 1, length(?1)) = ?1) + "
         "(SELECT count(*) FROM registered_models WHERE name = ?2)"
     )
-    rows = _rows(database, question, word, name)
+    rows = _rows(database, query, word, name)
     return None if rows is None else sum(count for (count,) in rows)
 
 
-def _rows(database: Path, question: str, *values: str) -> list[tuple[Any, ...]] | None:
+def _rows(database: Path, query: str, *values: str) -> list[tuple[Any, ...]] | None:
     """Return the rows of a query; none without a database, None where it cannot be read this way."""
     if not database.is_file():  # the command itself reports a lost database, or a home that is a file
         return None if database.parent.is_file() or (database.parent / "checkpoints").is_dir() else []
     try:
         connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=1)
         try:
-            return connection.execute(question, values).fetchall()
+            return connection.execute(query, values).fetchall()
         finally:
             connection.close()
     except sqlite3.Error:

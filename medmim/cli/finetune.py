@@ -57,9 +57,15 @@ Examples:
     help="CSV file with a class or number for each volume or patient (key: volume, subject or patient).",
 )
 @click.option("--column", help="Column of --targets, such as age.")
-@click.option("--num-labelled", type=int, help="Train on this many labelled patients (nested).")
+@click.option(
+    "--num-labelled", type=int, help="Train on this many labelled patients; a larger number includes them."
+)
 @click.option("--labelled", type=int, hidden=True)  # the name of 0.1.0, accepted for one release
-@click.option("--label-fraction", type=float, help="Train on this share of the labelled patients (nested).")
+@click.option(
+    "--label-fraction",
+    type=float,
+    help="Train on this share of the labelled patients; a larger share includes them.",
+)
 @click.option(
     "--seeds",
     metavar="N,N,…",
@@ -136,8 +142,7 @@ def _fine_tune_seeds(
     found = [{"seed": run.seed, "run_id": run.run_id, **row} for run, row in rows]
     table = [["seed", "run", runs[0].tags["metric"], "95 % interval", "test patients"]]
     for run, row in rows:
-        interval = "none" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
-        table.append([str(run.seed), run.run_id, f"{row['value']:.3f}", interval, str(row["patients"])])
+        table.append([str(run.seed), run.run_id, f"{row['value']:.3f}", _interval(row), str(row["patients"])])
     scores = [row["value"] for row in found]
     spread = f" (sd of seeds {statistics.stdev(scores):.4f})" if len(scores) > 1 else ""
     lines = [*aligned(table), *([f"mean     {statistics.mean(scores):.3f}{spread}"] if scores else [])]
@@ -148,6 +153,9 @@ def _fine_tune_seeds(
 
 def _score(row: Mapping[str, Any]) -> str:
     """Return a line with a test metric and its confidence interval."""
-    interval = "none" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
-    interval = f"{interval} (95 % interval, test patients: {row['patients']})"
-    return f"test/{row['metric']:<24} {row['value']:.3f}   {interval}"
+    about = f"{_interval(row)} (95 % interval, test patients: {row['patients']})"
+    return f"test/{row['metric']:<24} {row['value']:.3f}   {about}"
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return "none" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"

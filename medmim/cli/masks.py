@@ -28,9 +28,17 @@ Examples:
 @click.option(
     "names", "--mask", multiple=True, help="Mask, or module:callable; may be repeated.  [default: all]"
 )
-@click.option("ratios", "--ratio", type=float, multiple=True, help="May be repeated.  [default: 0.3 … 0.9]")
-@click.option("--dims", type=click.IntRange(2, 3), help="2 or 3.  [default: 2; 3 on a scan]")
-@click.option("--grid", help="Mask cells, such as 14 or 8,8,6.  [default: 14×14, or 12×12×12]")
+@click.option(
+    "ratios",
+    "--ratio",
+    type=float,
+    multiple=True,
+    help="Share of cells to hide; may be repeated.  [default: 0.3 … 0.9]",
+)
+@click.option("--dims", type=click.IntRange(2, 3), help="Spatial axes.  [default: 2; 3 on a scan]")
+@click.option(
+    "--grid", help="Number of mask cells along each axis, such as 14 or 8,8,6.  [default: 14×14, or 12×12×12]"
+)
 @path_option("--data", help="Dataset folder; draw on one of its volumes.")
 @click.option("--volume", help="Id of the volume of --data.  [default: the first with a label]")
 @path_option("--image", help="NIfTI file to draw on.")
@@ -47,9 +55,9 @@ def command(
 ) -> None:
     """Draw a gallery of masks and print their statistics: ratio, evenness, variety, hidden tissue and lesion.
 
-    On scans, MaskAnyNet's analysis is added: the entropy (in bits per voxel) of the masked image and of the
-    reuse image, the stitched hidden cells, relative to the original; the cosine similarity of an encoder's
-    features to the original's; and an F-score of the reuse image, whose scale differs from the paper's.
+    On scans, MaskAnyNet's analysis is added. It compares the masked image, and the reuse image (the hidden
+    cells side by side), with the original: their entropy in bits per voxel, and the cosine similarity of an
+    encoder's features. The F-score of the reuse image has another scale than in the paper.
     """
     names_of_options = ("data", "image", "volume", "dims", "model")
     data, image, volume, dims, model = (given.pop(name) for name in names_of_options)

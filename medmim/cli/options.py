@@ -22,13 +22,9 @@ if TYPE_CHECKING:
 
     Settings = TypeVar("Settings", bound=RunSettings)
 
+home = home_folder
 _WIDEST = 14  # first column of results that are no tables
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def home() -> Path:
-    """Return the folder of runs: `MEDMIM_HOME`, or ./medmim-runs."""
-    return home_folder()
 
 
 def note_server() -> None:
@@ -242,11 +238,13 @@ _DATA_OPTIONS: list[Callable[[Any], Any]] = [
         "--data",
         multiple=True,
         callback=_first_dataset,
-        help=f"Dataset folder; pretrain takes several.  [default: {DEFAULT_DATA}]",
+        help=f"Dataset folder; may be repeated for pretraining.  [default: {DEFAULT_DATA}]",
     ),
     _option("--dims", "2: slices of volumes, 3: volumes.", "from the data", type=click.IntRange(2, 3)),
     _option(
-        "--size", "Patch size in voxels, such as 64 or 40,56,40; classify scales whole images to it.", _RECIPE
+        "--size",
+        "Patch size in voxels, such as 64 or 40,56,40; for classify, the size to which images are scaled.",
+        _RECIPE,
     ),
 ]
 _ENCODERS = (
@@ -254,7 +252,7 @@ _ENCODERS = (
 )
 _TRAINING_OPTIONS: list[Callable[[Any], Any]] = [
     _option("--steps", "Length of training in steps.", _RECIPE, type=int),
-    _option("--epochs", "Length of training in epochs of the volumes.", type=float),
+    _option("--epochs", "Length of training in epochs, each of which draws every volume once.", type=float),
     _option("--minutes", "Length of training in minutes of wall-clock time.", type=float),
     _option("--batch-size", "Patches per step.", _RECIPE, type=int),
     _option("--lr", "Learning rate.", "0.001", type=float),
@@ -264,27 +262,32 @@ _TRAINING_OPTIONS: list[Callable[[Any], Any]] = [
     _option("--nodes", "Machines that share a step.", "1", type=int),
     _option("--seed", "Seed of all random numbers.", "0", type=int),
     _option("--fold", "Hold out this fold, 0 to 4, of five patient-disjoint folds.", type=int),
-    _option("--channels", "Volumes of a visit as input channels, such as t1+post,flair."),
+    _option("--channels", "Volumes of a visit that become input channels, such as t1+post,flair."),
     _option("--init-map", "YAML file with names for a weights file that is not recognised."),
     _option("--config", "Settings file (YAML), or a preset shipped with medmim."),
     set_option,
-    _option(
-        "--resume",
-        "Continue an unfinished run; no other option is needed.",
-        is_flag=False,
-        flag_value="latest",
-        metavar="[RUN]",
-    ),
 ]
+_resume_option = click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="latest",
+    metavar="[RUN]",
+    help="Continue an unfinished run; no other option is needed.",
+)
 
 
 def pretraining_options(command: Command) -> Command:
     """Add the options of training, with the defaults of `pretrain`."""
-    return _with_run_options(command, f"{_RECIPE}; vit for token methods")
+    return _with_run_options(_resume_option(command), f"{_RECIPE}; vit for token methods")
 
 
 def finetuning_options(command: Command) -> Command:
     """Add the options of training, with the defaults of `finetune`."""
+    return planning_options(_resume_option(command))
+
+
+def planning_options(command: Command) -> Command:
+    """Add the options of `finetune` that choose a training, for its plan; a plan has no --resume."""
     return _with_run_options(command, "that of --init, else from data and machine")
 
 

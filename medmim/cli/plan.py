@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medmim.cli.early_checks import NAMES
-from medmim.cli.options import finetuning_options, given, home, json_option, note_run, print_result
+from medmim.cli.options import given, home, json_option, note_run, planning_options, print_result
 from medmim.cli.progress import log_line
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ Examples:
     type=click.Choice(["laptop", "gpu_12gb", "gpu_24gb"]),
     help="Print the recipe for this machine only; memory is predicted.  [default: this machine, measured]",
 )
-@finetuning_options
+@planning_options
 @json_option
 def command(
     *,
@@ -42,18 +42,16 @@ def command(
     as_json: bool,
     config: str | None,
     overrides: tuple[str, ...],
-    resume: str | None,
     **flags: Any,
 ) -> None:
     """Choose encoder, patch, batch and length of a run of STAGE, and predict its memory and hours.
 
-    STAGE is pretrain, or finetune with --task, or the task: segment, classify, detect, regress, multilabel.
-    The recipe is printed with the reason of each choice; `pretrain` and `finetune` use it for every setting
-    that is left open. Takes the options of the run; use `--set` for those not listed. Measures two trial
-    runs of a few steps, an evaluation and a saved state, which takes a minute or two; nothing is recorded.
+    STAGE is pretrain, a task (segment, classify, detect, regress, ordinal or multilabel), or finetune with
+    --task. The recipe is printed with the reason for each choice; `pretrain` and `finetune` use it for every
+    setting that you do not give. Give `plan` the options of the run; `--set` takes those that are not listed.
+    Two trial runs of a few steps, with an evaluation and a saved state, are measured in a minute or two;
+    nothing is recorded.
     """
-    if resume:
-        raise click.UsageError("--resume: a resumed run needs the same resources as before; leave it out")
     settings = _settings(stage, given(flags), config=config, overrides=overrides)
     note_run(settings)
     from medmim.stages.plan.run import choices_for, plan, refuse_too_large

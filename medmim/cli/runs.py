@@ -35,7 +35,9 @@ Examples:
 @click.option("--status", help="Only runs with this status: FINISHED, RUNNING, FAILED or KILLED.")
 @click.option("--sort", type=click.Choice(_SORTED), default="date", show_default=True, help="Order of runs.")
 @click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="Number of runs shown.")
-@click.option("--delete", multiple=True, metavar="RUN", help="Delete this run and its weights; repeatable.")
+@click.option(
+    "--delete", multiple=True, metavar="RUN", help="Delete this run and its weights; may be repeated."
+)
 @json_option
 def command(  # noqa: PLR0913 (one filter each)
     *,

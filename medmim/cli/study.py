@@ -44,7 +44,7 @@ Examples:
 )
 @path_option("--data", help="Dataset folder.  [default: from CONFIG]")
 @click.option("--dry-run", is_flag=True, help="Print the plan, trials and predicted hours; run nothing.")
-@click.option("--max-hours", type=float, help="Start no training that would end later than this from now.")
+@click.option("--max-hours", type=float, help="Start only trainings that should end within this time.")
 @click.option("--promote", is_flag=True, help="Make the best model champion if the test allows it.")
 @cluster_options(
     "Where trainings run; ray: a cluster whose nodes see --data and MEDMIM_HOME at the same paths."

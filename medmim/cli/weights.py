@@ -26,15 +26,17 @@ Examples:
 Then: medmim pretrain --init FILE, or medmim finetune segment --init FILE.
 
 \b
-A file of another network needs names, for example rules.yaml:
+For a file that is not recognised, rules.yaml names the encoder and its tensors, for example:
   encoder: resnet50
   encoder_options: {max_pool: true}
   keys:
     'body\\.conv1\\.(.+)': 'stem.0.\\1'""",
 )
 @click.argument("file", type=click.Path(path_type=Path))
-@path_option("--init-map", help="YAML file with names of the tensors.")
-@click.option("--dims", type=click.IntRange(2, 3), help="Axes of the encoder.  [default: those of the file]")
+@path_option("--init-map", help="YAML file with the encoder and the names of its tensors.")
+@click.option(
+    "--dims", type=click.IntRange(2, 3), help="Spatial axes of the encoder.  [default: those of the file]"
+)
 @click.option(
     "--in-channels",
     type=click.IntRange(1),
@@ -47,8 +49,9 @@ def command(*, file: Path, init_map: Path | None, dims: int | None, in_channels:
     """Show what a weights file of any origin contains, which encoder it fits, and what would be loaded.
 
     Files are read without executing code. Recognised: ResNets (SparK, torchvision, timm, RadImageNet,
-    MedicalNet), ConvNeXt (SparK, official, timm), ViT (MAE, SimMIM, MONAI), Swin (official, timm, SwinUNETR,
-    SuPreM), ResEnc (nnU-Net, nnssl, OpenMind), SegResNet, and files of medmim.
+    MedicalNet, MONAI), ConvNeXt (SparK, official, timm), ViT (MAE, SimMIM, timm, MONAI), Swin (official,
+    SimMIM, timm, SwinUNETR, SuPreM), ResEnc (nnU-Net, nnssl, OpenMind), SegResNet (MONAI, SuPreM), and files
+    of medmim.
     """
     from medmim.config.value_types import read_init_map
     from medmim.stages.weights import inspect_weights

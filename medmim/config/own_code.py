@@ -23,10 +23,8 @@ _FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<name
 _RAISED = re.compile(r"^([A-Za-z_][\w.]*(?:: .*)?)$", re.MULTILINE)
 _TIMM = re.compile(r"timm:[A-Za-z0-9_.]+")  # a network of timm's table, which no other code can join
 TRUSTED = "MEDMIM_TRUST_CODE"  # import paths separated by commas; child processes inherit them
-_NAMING = (
-    *("encoder", "mask", "rule", "masks", "augment"),
-    "names",  # of masks, on the command line
-)  # settings whose value, or keys, may be import paths
+# settings whose value, or keys, may be import paths; `names`: of masks, on the command line
+_NAMING = ("encoder", "mask", "rule", "masks", "augment", "names")
 
 
 def trust(paths: Iterable[str]) -> None:

@@ -156,8 +156,7 @@ def recalibrated_copy(encoder: Network, images: Images) -> Network:
         if isinstance(norm, SyncedBatchNorm):
             norm.alone = True
     device = next(recalibrated.parameters()).device
-    pieces = images.tensor_split(
-        -(-len(images) // _AT_ONCE)
-    )  # of about equal size, since each has equal weight
+    # of about equal size, since each has equal weight
+    pieces = images.tensor_split(-(-len(images) // _AT_ONCE))
     recalibrate_batch_norms(recalibrated, (piece.to(device) for piece in pieces))
     return recalibrated

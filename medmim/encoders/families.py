@@ -68,9 +68,8 @@ def _vit(weights: Weights, *, norm_eps: float) -> tuple[str, dict[str, Any]]:
 def _swin(weights: Weights) -> tuple[str, dict[str, Any]]:
     kernel = weights["patches.proj.weight"]
     stages = range(numbers_in(weights, r"stages\.(\d+)\."))
-    tables = [
-        weights[f"stages.{stage}.blocks.0.attn.relative_position_bias_table"] for stage in stages
-    ]  # ((2 × window - 1) ^ axes, heads)
+    # ((2 × window - 1) ^ axes, heads) each
+    tables = [weights[f"stages.{stage}.blocks.0.attn.relative_position_bias_table"] for stage in stages]
     return "swin", {
         "patch": as_option(kernel.shape[2:]),
         "width": len(kernel),

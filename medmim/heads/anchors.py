@@ -25,7 +25,8 @@ _CANDIDATES = 9  # anchor positions of a level near a box that ATSS considers, a
 def anchor_shapes(sides: np.ndarray, *, levels: int, count: int) -> Shapes:
     """Choose anchor shapes by k-means over the logarithms of training box sizes, small ones for fine levels.
 
-    Sides are (boxes, dims) in voxels; `count` shapes are returned for each level.
+    Args:
+        sides: of the training boxes, (boxes, dims) in voxels.
 
     Returns:
         `count` shapes for each level.
@@ -63,7 +64,7 @@ class AnchorGrid:
         return anchors
 
 
-def matched(
+def match_anchors(
     boxes: Float[Tensor, "boxes sides"], anchors: Anchors, *, places: Sequence[int], per_place: int
 ) -> Int[Tensor, " anchors"]:
     """Assign anchors to boxes by ATSS (Zhang et al., CVPR 2020).
@@ -93,7 +94,7 @@ def coverage(
     places = [int(np.prod(shape)) for shape in shapes]
     boxes = positive = 0
     for found in images:
-        indices = matched(found, anchors, places=places, per_place=grid.per_place)
+        indices = match_anchors(found, anchors, places=places, per_place=grid.per_place)
         boxes += len(found)
         positive += len(torch.unique(indices[indices >= 0]))
     return positive / max(boxes, 1)

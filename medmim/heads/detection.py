@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from medmim.distributed import all_reduce_sum
 from medmim.encoders import Encoder
-from medmim.heads.anchors import AnchorGrid, Anchors, matched
+from medmim.heads.anchors import AnchorGrid, Anchors, match_anchors
 from medmim.heads.pyramid import Pyramid
 from medmim.shapes import Images, Scalar, Size
 
@@ -132,7 +132,7 @@ def detection_loss(
     target, positives = torch.zeros_like(scores), 0
     off = changes.sum() * 0  # without boxes, every weight still has a gradient
     for number, real in enumerate(classes >= 0):
-        index = matched(boxes[number][real], anchors, places=places, per_place=network.grid.per_place)
+        index = match_anchors(boxes[number][real], anchors, places=places, per_place=network.grid.per_place)
         positive = index >= 0
         positives += int(positive.sum())
         target[number, positive, classes[number][real][index[positive]]] = 1

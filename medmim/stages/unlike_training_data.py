@@ -169,10 +169,10 @@ def with_modality(trained: TrainedModel, volume: VolumeRecord, *, force: bool = 
         and not trained.description.get("pictures", True)
     ):
         raise DataError(f"volume {volume.id} is one slice, expected a volume", reason="one_slice_for_3d")
-    told = trained.description
-    modalities = told.get("modalities", ())
+    description = trained.description
+    modalities = description.get("modalities", ())
     if isinstance(volume, ChannelStack):
-        known = told.get(CHANNEL_MODALITIES) or [modalities] * len(trained.channels)
+        known = description.get(CHANNEL_MODALITIES) or [modalities] * len(trained.channels)
         pairs = zip(volume.channels, volume.places, strict=True)
         stated = tuple(_stated(channel, known[place]) for channel, place in pairs)
         volume = volume.model_copy(update={"channels": stated})

@@ -34,7 +34,7 @@ def relocate(home: Path) -> None:
     """
     root = (home / "artifacts").as_uri() + "/"
     key, value = next(iter(EXPERIMENT_TAGS.items()))
-    question = (
+    query = (
         "SELECT artifact_location, EXISTS (SELECT 1 FROM experiment_tags AS tag WHERE tag.experiment_id = "
         "experiments.experiment_id AND tag.key = ? AND tag.value = ?) FROM experiments "
         "WHERE artifact_location LIKE 'file:%/artifacts/%' AND substr(artifact_location, 1, ?) != ?"
@@ -42,7 +42,7 @@ def relocate(home: Path) -> None:
     with opened(home / DATABASE) as database:
         moved = {
             location.rpartition(ARTIFACTS)[0] + ARTIFACTS
-            for location, ours in database.execute(question, (key, value, len(root), root))
+            for location, ours in database.execute(query, (key, value, len(root), root))
             if ours or inside(home, location).is_relative_to(home)
         }
         with database:  # one transaction

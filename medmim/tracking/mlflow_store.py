@@ -174,11 +174,11 @@ class Store:
 
     def tagged(self, key: str, values: Collection[str]) -> list[Run]:
         """Return the runs whose tag has one of these values, newest first, by one query."""
-        question = (
+        query = (
             "SELECT tags.run_uuid, tags.value FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid "
             "WHERE tags.key = ? AND runs.lifecycle_stage = 'active' ORDER BY runs.start_time DESC"
         )
-        ids = [run_id for run_id, value in self._query(question, key) if value in values]
+        ids = [run_id for run_id, value in self._query(query, key) if value in values]
         return [self.client.get_run(run_id) for run_id in ids]
 
     def artifact(self, run: Run, name: str = "") -> Path:
@@ -241,20 +241,20 @@ class Store:
 
     def deleted(self) -> list[str]:
         """Return the ids of deleted runs, except those of copies."""
-        question = (
+        query = (
             "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'deleted' AND NOT EXISTS (SELECT 1 FROM tags "
             "WHERE tags.run_uuid = runs.run_uuid AND tags.key = ?)"
         )
-        return [str(run_id) for (run_id,) in self._query(question, ORIGIN)]
+        return [str(run_id) for (run_id,) in self._query(query, ORIGIN)]
 
     def run_ids(self) -> list[str]:
         """Return the ids of all runs that are not deleted."""
         active = "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'"
         return [str(run_id) for (run_id,) in self._query(active)]
 
-    def _query(self, question: str, *values: str) -> list[tuple[Any, ...]]:
+    def _query(self, query: str, *values: str) -> list[tuple[Any, ...]]:
         with opened(self.home / DATABASE) as connection:
-            return connection.execute(question, values).fetchall()
+            return connection.execute(query, values).fetchall()
 
     def note_score(self, run_id: str, key: str, value: float) -> None:
         """Add a score to a finished run, such as the Dice of a fine-tuning to its pretraining.

@@ -13,3 +13,9 @@ def test_the_command_prints_the_recipe_for_another_machine(tiny_dataset):
     assert "recipe   encoder=resenc (GPU of 24 to 80 GB, 3D)" in lines.output
     answer = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
     assert answer["recipe"]["batch_size"] >= 2
+
+
+def test_a_plan_resumes_nothing():
+    refused = CliRunner().invoke(main, ["plan", "pretrain", "--resume"])
+    assert refused.exit_code == 2
+    assert "No such option '--resume'" in refused.stderr

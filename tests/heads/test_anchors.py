@@ -3,7 +3,7 @@ import pytest
 import torch
 from monai.data.box_utils import box_iou
 
-from medmim.heads.anchors import AnchorGrid, anchor_shapes, coverage, matched
+from medmim.heads.anchors import AnchorGrid, anchor_shapes, coverage, match_anchors
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -41,7 +41,7 @@ def test_each_box_is_matched_to_the_anchors_that_overlap_it_most():
     maps = [torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4)]
     anchors = grid(torch.zeros(1, 1, 32, 32), maps)
     boxes = torch.tensor([[2.0, 2, 10, 10], [12, 12, 30, 30]])
-    index = matched(boxes, anchors, places=[64, 16], per_place=1)
+    index = match_anchors(boxes, anchors, places=[64, 16], per_place=1)
     for number in range(2):
         overlaps = box_iou(boxes[number : number + 1], anchors)[0]
         assert index[overlaps.argmax()] == number
@@ -49,7 +49,7 @@ def test_each_box_is_matched_to_the_anchors_that_overlap_it_most():
 
 
 def test_no_anchor_is_matched_without_boxes():
-    assert matched(torch.zeros(0, 4), torch.rand(5, 4), places=[5], per_place=1).tolist() == [-1] * 5
+    assert match_anchors(torch.zeros(0, 4), torch.rand(5, 4), places=[5], per_place=1).tolist() == [-1] * 5
 
 
 def test_coverage_counts_boxes_without_a_matching_anchor():

@@ -17,14 +17,7 @@ from medmim.data.formats.geometry import nearest_ras
 from medmim.data.formats.nifti import Image, read_image
 
 BINS = 24
-CLASS_COLOURS = (
-    "#e4572e",
-    "#17bebb",
-    "#ffc914",
-    "#76b041",
-    "#a77bca",
-    "#f28482",
-)  # of classes, in their order
+CLASS_COLOURS = ("#e4572e", "#17bebb", "#ffc914", "#76b041", "#a77bca", "#f28482")  # in their order
 _SAMPLE_SIZE = 200_000  # voxels for the quantiles
 _LOW, _HIGH = 0.5, 99.5  # percentiles shown as black and white
 

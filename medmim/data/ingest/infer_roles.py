@@ -163,10 +163,11 @@ def _decide_by_values(candidates: Sequence[Candidate], unnamed: set[int], *, exp
             )
         for one in members:
             one.role = "label" if one in labels and not scan_like else "image"
-        lonely = [one for one in members if one.role == "image" and one.label_like]
-        if expects_labels and (len(lonely) > 1 or 0 < len(candidates) <= 2 * len(lonely)):
+        label_like = [one for one in members if one.role == "image" and one.label_like]
+        if expects_labels and (len(label_like) > 1 or 0 < len(candidates) <= 2 * len(label_like)):
             raise AmbiguousLayoutError(
-                f"labels without images: {counted(len(lonely), 'file')} with few different small integers",
+                f"labels without images: {counted(len(label_like), 'file')} with few different small "
+                "integers",
                 "they are images of few grey values",
                 role_remedy(),
             )

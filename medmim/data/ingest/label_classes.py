@@ -49,7 +49,8 @@ def infer_label_classes(roles: Roles, examine: Examine) -> LabelClasses:
         len(separate) > 1
         and max(Counter(name for found in separate for name in found.values()).values()) == 1
     ):
-        plain = {path: dict.fromkeys(found, "") for path, found in plain.items()}  # no name twice: instances
+        # no name occurs in two images, so the files are instances of one class
+        plain = {path: dict.fromkeys(found, "") for path, found in plain.items()}
     used = {one for found in separate for one in found}
     named = [one for found in visits.values() for one, name in found.items() if name]
     used |= {one for one in named if _is_binary(known[one])}

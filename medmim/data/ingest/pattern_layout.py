@@ -80,8 +80,8 @@ def modality_of(
     declaration = declaration_for(declared, path)
     named: str | None = by_prefix(descriptor.modality, path.name)
     numbers = [int(word.removeprefix("channel")) for word in tokens if word.startswith("channel")]
-    told = declaration.modality(*(numbers or [0])[:1]) if declaration else None
-    return told or named
+    of_channel = declaration.modality(*(numbers or [0])[:1]) if declaration else None
+    return of_channel or named
 
 
 def declaration_for(declared: Mapping[Path, DatasetJson], path: Path) -> DatasetJson | None:

@@ -20,10 +20,10 @@ _ANISOTROPIC = 3.0  # ratio of a patch's longest to shortest side above which ro
 
 
 class RandAffineCrop(Randomizable):  # type: ignore[misc]  # MONAI is not typed
-    """Crop to `size`, rotated and scaled, a share of the crops around a labelled voxel.
+    """Crop to `size` with random rotation and scale; a share of the crops is centred on a labelled voxel.
 
-    The part that the affine map needs is cropped first, then resampled to `size`: no voxel of the patch comes
-    from beyond the crop. Where that part exceeds the image, it is padded with its darkest value and
+    The region that the affine map reads is cut out first, then resampled to `size`, so that patches have no
+    empty corners. Where the region exceeds the image, it is padded with its lowest value, and its label with
     background.
 
     Args:

@@ -59,9 +59,8 @@ class DiskCache:
         self._allowed -= len(content)
         digest = hashlib.sha256(content).hexdigest()[:DIGITS]
         place = self._place(key) / f"{key}-{digest}.safetensors"
-        files.write_bytes(
-            place, content, lasting=False
-        )  # a file cut short by a power failure does not match its digest
+        # not flushed: a file cut short by a power failure does not match its digest
+        files.write_bytes(place, content, lasting=False)
         try:
             return safetensors.torch.load_file(place)
         except FileNotFoundError:  # another process deleted it

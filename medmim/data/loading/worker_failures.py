@@ -18,11 +18,8 @@ from medmim.operating_system import signals
 
 _MOST = 256
 _DEATH = re.compile(r"worker \(pid(?:\(s\))? (\d+)")
-_CUT_OFF = (
-    ConnectionError,
-    EOFError,
-    FileNotFoundError,
-)  # raised if a worker dies while its tensors are fetched
+# raised if a worker ends while its tensors are fetched
+_CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)
 _CLOSING_S = 2.0  # the sockets of a dying worker close before its exit status is available
 
 
@@ -95,7 +92,7 @@ def named_failures(notes: WorkerLog, volume_of: Callable[[int], str]) -> Iterato
 
     Raises:
         DataError: if a volume cannot be read.
-        RunError: if a worker dies.
+        RunError: if a worker ends without an answer.
     """
     notes.training = True
     try:

@@ -38,7 +38,7 @@ class RaySandbox:
     def __init__(self, engine: Engine, staging: Path, sources: Sequence[Path]) -> None:
         self._engine = engine
         self._shared = [str(staging), *map(str, sources)]
-        files.write_json(staging / _WITNESS, _versions())
+        files.write_json(staging / _MARKER, _versions())
 
     def run_each(
         self,
@@ -100,7 +100,7 @@ def run_batch(
         return str(error), []
 
 
-_WITNESS = "witness.json"
+_MARKER = "marker.json"
 _FULL = "cannot write"
 
 
@@ -113,13 +113,13 @@ def _own_sandbox() -> Sandbox:
 def _fault(shared: Sequence[str]) -> str:
     """Return why this node would give other answers, or ""."""
     missing = [folder for folder in shared if not Path(folder).is_dir()]
-    witness = Path(shared[0]) / _WITNESS
-    if missing or not witness.is_file():
+    marker = Path(shared[0]) / _MARKER
+    if missing or not marker.is_file():
         return (
             f"a Ray node does not see '{(missing or shared)[0]}': expected the source and the dataset folder "
             "under the same paths on every node; share them, or leave out --engine ray"
         )
-    expected, own = json.loads(witness.read_text(encoding="utf-8")), _versions()
+    expected, own = json.loads(marker.read_text(encoding="utf-8")), _versions()
     if differing := sorted(name for name in expected if expected[name] != own.get(name)):
         name = differing[0]
         return (

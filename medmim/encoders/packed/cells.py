@@ -76,9 +76,8 @@ class HaloTranspose:
         return (away, within) if 0 <= within < self.source else None
 
 
-Axis = (
-    Window | HaloTranspose
-)  # the reads of an operation along one axis: one row per entry, one column per tap
+# the reads of an operation along one axis: one row per entry, one column per tap
+Axis = Window | HaloTranspose
 
 
 class CellLayout:

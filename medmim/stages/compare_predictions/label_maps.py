@@ -106,17 +106,17 @@ class _Scorer:
     def case(self, label: Path, prediction: Path | None) -> tuple[list[Row], str]:
         """Return a row for each class, and why the case counts as wrong; empty where it does not."""
         truth = read_label(label)
-        guess, reason = np.zeros_like(truth.array), MISSING if prediction is None else ""
+        predicted, reason = np.zeros_like(truth.array), MISSING if prediction is None else ""
         if prediction is not None:
             try:
-                guess = fit_label(load_label(prediction, spacing_mm=1.0).image, truth).array
+                predicted = fit_label(load_label(prediction, spacing_mm=1.0).image, truth).array
             except DataError as error:
                 reason = error.reason
         known = ~np.isin(truth.array, self.truth.ignored)
         rows: list[Row] = []
         for code, name in self.truth.classes.items():
             own = [value for value, meant in self.codes.items() if meant == code]
-            masks = np.isin(guess, own) & known, (truth.array == code) & known
+            masks = np.isin(predicted, own) & known, (truth.array == code) & known
             pair = SegmentationPair(*masks, truth.spacing_mm, self.tolerance_mm)
             voxel_ml = float(np.prod(truth.spacing_mm)) / 1000
             volumes = [float(mask.sum()) * voxel_ml for mask in masks]

@@ -150,11 +150,11 @@ def _credentials_problem(environment: Mapping[str, str], *, alone: bool, inside:
 
 def _open_problem(client: Client, address: str, *, alone: bool) -> list[str]:
     """Request experiments without credentials, and with a host name that is not the server's."""
-    question = f"{address}/api/2.0/mlflow/experiments/search?max_results=1"
+    endpoint = f"{address}/api/2.0/mlflow/experiments/search?max_results=1"
     problems = []
-    if not alone and _answers(client.get(question)):
+    if not alone and _answers(client.get(endpoint)):
         problems.append("it accepts requests without credentials: start it with --app-name basic-auth")
-    if _answers(client.get(question, host="medmim-doctor.invalid")):
+    if _answers(client.get(endpoint, host="medmim-doctor.invalid")):
         problems.append("it accepts any host name: start it with --allowed-hosts")
     return problems
 

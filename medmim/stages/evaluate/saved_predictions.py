@@ -189,9 +189,9 @@ class PredictionScorer:
 
     def _label_rows(self, case: VolumeRecord) -> list[Row]:
         assert isinstance(self.task, Segmentation)
-        label, truth, guess = self._maps(case)
+        label, truth, predicted = self._maps(case)
         scores = compare_labels(
-            torch.from_numpy(guess)[None],
+            torch.from_numpy(predicted)[None],
             torch.from_numpy(truth)[None],
             label.spacing_mm,
             volume=case,
@@ -218,13 +218,13 @@ class PredictionScorer:
 
     def _figure_rows(self, case: VolumeRecord) -> list[FigureRow]:
         try:
-            _, truth, guess = self._maps(case)
+            _, truth, predicted = self._maps(case)
         except DataError:  # reported with the scores
             return []
         image = torch.from_numpy(np.array(read_image(self.root / case.image).array, dtype=np.float32))
         axis = slice_axis(case.spacing_mm)
         shown = np.where(truth == IGNORE, 0, truth)
-        return [segmentation_row(image, torch.from_numpy(shown), torch.from_numpy(guess), axis=axis)]
+        return [segmentation_row(image, torch.from_numpy(shown), torch.from_numpy(predicted), axis=axis)]
 
 
 def _of_medmim(folder: Path, index: _PredictionIndex) -> SavedPredictions:

@@ -113,9 +113,9 @@ class LoadedModel:
         if reason and not force:
             raise DataError(f"{reason}; pass force=True to predict anyway", reason=UNLIKE)
         bare = record.model_copy(update={"label": None, "boxes": (), "target": None, "targets": {}})
-        output, scene = OUTPUTS[self.trained.kind], self.trained.context(root)
+        output, context = OUTPUTS[self.trained.kind], self.trained.context(root)
         made = output.predict(
-            self.trained, scene, with_modality(self.trained, bare, force=force), OutputPlace(out, _NAME)
+            self.trained, context, with_modality(self.trained, bare, force=force), OutputPlace(out, _NAME)
         )
         label = read_image(made.label) if made.label else None
         png = (out / "pictures" / f"{_NAME}.png").read_bytes()

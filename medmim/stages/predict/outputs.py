@@ -98,26 +98,26 @@ class OutputFile:
 
 
 def write_label_prediction(
-    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
+    trained: TrainedModel, context: EvaluationContext, volume: VolumeRecord, place: OutputPlace
 ) -> VolumePrediction:
     """Segment a volume; write the labels on the grid of its file, and a picture; return each class's size."""
-    prepared = scene.volumes(volume)
-    probabilities = _mean_probabilities(trained, scene, volume, place.extras.max_memory_gb)
+    prepared = context.volumes(volume)
+    probabilities = _mean_probabilities(trained, context, volume, place.extras.max_memory_gb)
     voxel_ml = abs(float(np.linalg.det(prepared.stored_affine[:3, :3]))) / 1000
-    rules = scene.tuned.get("postprocessing", {})
-    regions = scene.plan.regions
+    rules = context.tuned.get("postprocessing", {})
+    regions = context.plan.regions
     found = labels_on_source_grid(probabilities, prepared, volume.shape, regions)
-    labels = trained.coded(apply_postprocessing(found, scene.names, rules, voxel_ml, regions))
+    labels = trained.coded(apply_postprocessing(found, context.names, rules, voxel_ml, regions))
     label = place.file("segmentations", "nii.gz")
     files.write_bytes(label, encode_image(Image(labels, prepared.stored_affine)))
-    names = [scene.names.get(number, "") for number in range(1, max(scene.names) + 1)]
+    names = [context.names.get(number, "") for number in range(1, max(context.names) + 1)]
     if place.extras.probabilities:
         _write_probabilities(place, probabilities, prepared)
     if place.draw:
         _draw(place, [_labelled(prepared, labels_of(probabilities, regions).numpy())], trained, names)
     known = volume.flags.get("spacing") != "unknown"
     rows, sizes = [], []
-    for number, class_name in sorted(scene.names.items()):
+    for number, class_name in sorted(context.names.items()):
         code = trained.codes[number]
         count = int(np.count_nonzero(labels == code))
         size = round(count * voxel_ml, 4) if known else ""
@@ -129,10 +129,10 @@ def write_label_prediction(
 
 
 def write_image_prediction(
-    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
+    trained: TrainedModel, context: EvaluationContext, volume: VolumeRecord, place: OutputPlace
 ) -> VolumePrediction:
     """Predict the class (with all probabilities), classes or number of a volume; write a picture."""
-    [row] = trained.task.evaluate(trained.network, [volume], scene, final=False)
+    [row] = trained.task.evaluate(trained.network, [volume], context, final=False)
     shares: dict[str, float] = row.get("probabilities", {})
     columns: dict[str, Any] = {f"p_{name}": round(value, 6) for name, value in shares.items()}
     if trained.kind in ("classify", "ordinal"):
@@ -141,16 +141,16 @@ def write_image_prediction(
     elif trained.kind == "multilabel":
         columns, summary = {"classes": "|".join(row["found"]), **columns}, predicted_words(row)
     else:
-        value, quantity = float(row["predicted"]), scene.names[0]
+        value, quantity = float(row["predicted"]), context.names[0]
         columns, summary = {"quantity": quantity, "value": round(value, 6)}, f"{quantity} {value:.4g}"
     if place.draw:
-        prepared = scene.volumes(volume)
+        prepared = context.volumes(volume)
         _draw(place, [caption_row(prepared.image[0], axis=prepared.slice_axis, text=summary)], trained)
     return VolumePrediction([{"volume": volume.id, **columns}], summary)
 
 
 def write_box_prediction(
-    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
+    trained: TrainedModel, context: EvaluationContext, volume: VolumeRecord, place: OutputPlace
 ) -> VolumePrediction:
     """Detect boxes in a volume; write a picture; return the boxes.
 
@@ -159,11 +159,11 @@ def write_box_prediction(
     the keys of the first and last slice that they intersect. `trace_to_slices` adds the source files of these
     slices.
     """
-    prepared, least = scene.volumes(volume), place.extras.min_score
-    thresholds = scene.tuned.get("thresholds", {})
+    prepared, least = context.volumes(volume), place.extras.min_score
+    thresholds = context.tuned.get("thresholds", {})
     found = [
         (str(name), float(score), np.array(box, dtype=np.float64))
-        for row in trained.task.evaluate(trained.network, [volume], scene, final=False)
+        for row in trained.task.evaluate(trained.network, [volume], context, final=False)
         for name, score, *box in row["found"]
         if score >= (thresholds.get(name, UNCHOSEN) if least is None else least)
     ]
@@ -201,10 +201,13 @@ OUTPUTS: dict[str, OutputFile] = {
 
 
 def _mean_probabilities(
-    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, max_memory_gb: float | None
+    trained: TrainedModel, context: EvaluationContext, volume: VolumeRecord, max_memory_gb: float | None
 ) -> torch.Tensor:
     """Return the mean probabilities of all members of an ensemble, on the preprocessed grid of the first."""
-    members = [(trained, scene), *((other, other.context(scene.volumes.root)) for other in trained.others)]
+    members = [
+        (trained, context),
+        *((other, other.context(context.volumes.root)) for other in trained.others),
+    ]
     total = None
     for member, own in members:
         assert isinstance(member.task, Segmentation)
@@ -215,11 +218,11 @@ def _mean_probabilities(
             own.plan,
             precision=own.precision,
             mirror=member.task.mirror,
-            progress=scene.progress,
+            progress=context.progress,
             classes=len(own.names) + 1,
             max_memory_gb=max_memory_gb,
         )
-        found = resample_to(found, prepared, scene.volumes(volume))
+        found = resample_to(found, prepared, context.volumes(volume))
         total = found if total is None else total.add_(found)
     assert total is not None
     return total.div_(len(members))

@@ -177,7 +177,7 @@ def _predict(
 ) -> Predictions:
     """Predict volume by volume; a failure is recorded and does not stop the others."""
     windows = partial(task.progress, "windows of this volume") if task.progress else None
-    output, scene = OUTPUTS[trained.kind], replace(trained.context(dataset.root), progress=windows)
+    output, context = OUTPUTS[trained.kind], replace(trained.context(dataset.root), progress=windows)
     predictions: dict[str, VolumePrediction] = {}
     filled = check_channels(trained, dataset, task.log, empty.names)
     cases, rest = trained.cases(dataset, incomplete=True)
@@ -190,7 +190,7 @@ def _predict(
     for number, volume in enumerate(cases):
         try:
             place = OutputPlace(empty.out, empty.names[volume.id], number < task.extras.pictures, task.extras)
-            predictions[volume.id] = _predict_case(trained, scene, volume, place, force=force)
+            predictions[volume.id] = _predict_case(trained, context, volume, place, force=force)
         except files.WriteError:  # would fail for the next volume too
             raise
         except DataError as error:
@@ -215,11 +215,11 @@ def _predict(
 
 
 def _predict_case(
-    trained: TrainedModel, scene: EvaluationContext, case: VolumeRecord, place: OutputPlace, *, force: bool
+    trained: TrainedModel, context: EvaluationContext, case: VolumeRecord, place: OutputPlace, *, force: bool
 ) -> VolumePrediction:
     known = with_modality(trained, case.model_copy(update=_BARE), force=force)
     with trained.without_channels(missing_channels(case)):
-        return OUTPUTS[trained.kind].predict(trained, scene, known, place)
+        return OUTPUTS[trained.kind].predict(trained, context, known, place)
 
 
 def _write_table(

@@ -36,7 +36,7 @@ class StudyOptions:
     """Options of one run of the command.
 
     Attributes:
-        max_hours: start no training that is predicted to end later than this from now.
+        max_hours: start only trainings that are predicted to end within this time.
         promote: promote the model of the best arm if the study is finished and the paired test allows it.
     """
 

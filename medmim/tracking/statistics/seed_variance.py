@@ -72,7 +72,7 @@ def mean_interval(scores: Scores, of_seeds: SeedVariance) -> tuple[float, float]
 
 
 def half_width(tail: Numbers, variances: Numbers, added: Numbers, df: np.ndarray, seed_df: int) -> Numbers:
-    """Return how far a mean strays from the truth with probability `tail` to one side."""
+    """Return how far a mean deviates from the true one with probability `tail` to one side."""
     of_seeds = special.stdtrit(max(seed_df, 1), tail) ** 2 * added  # as stats.t.isf, at a third of the time
     reach: Numbers = np.sqrt(special.stdtrit(df, tail) ** 2 * variances + of_seeds)
     return reach

@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 
 Probabilities = Float[np.ndarray, "cases classes"]
 Numbers = Int[np.ndarray, " cases"]
-Confusion = Float[np.ndarray, "*samples truth guess"]
+Confusion = Float[np.ndarray, "*samples truth predicted"]
 Row = Mapping[str, Any]
 
 _UNKNOWN = -1  # a class without training images: every prediction is wrong
@@ -48,14 +48,14 @@ def arrays(rows: Sequence[Row], names: Sequence[str]) -> tuple[Numbers, Probabil
     return truth, shares
 
 
-def confusion(truth: Numbers, guess: Numbers, classes: int) -> Confusion:
+def confusion(truth: Numbers, predicted: Numbers, classes: int) -> Confusion:
     """Return the confusion matrix, truth × prediction; the last row counts cases of unknown classes."""
     counts = np.zeros((classes + 1, classes))
-    np.add.at(counts, (truth, guess), 1)
+    np.add.at(counts, (truth, predicted), 1)
     return counts
 
 
-def f1_of(counts: Confusion) -> Float[np.ndarray, "*samples guess"]:
+def f1_of(counts: Confusion) -> Float[np.ndarray, "*samples predicted"]:
     """Return the F1 of each class; NaN for a class that is neither present nor predicted."""
     right = np.diagonal(counts[..., :-1, :], axis1=-2, axis2=-1)
     predicted, present = counts.sum(axis=-2), counts[..., :-1, :].sum(axis=-1)
@@ -129,11 +129,11 @@ def grades_of(probabilities: Mapping[str, float], truth: str, names: Sequence[st
         names: grades from the lowest to the highest.
     """
     order = list(names)
-    guess = max(order, key=lambda name: probabilities[name])
-    return {"grade": order.index(truth), "predicted_grade": order.index(guess), "grades": len(order)}
+    predicted = max(order, key=lambda name: probabilities[name])
+    return {"grade": order.index(truth), "predicted_grade": order.index(predicted), "grades": len(order)}
 
 
-def quadratic_kappa(counts: Float[np.ndarray, "truth guess"]) -> float:
+def quadratic_kappa(counts: Float[np.ndarray, "truth predicted"]) -> float:
     """Return Cohen's kappa with quadratic weights (Psychological Bulletin 1968).
 
     Returns:
@@ -146,28 +146,28 @@ def quadratic_kappa(counts: Float[np.ndarray, "truth guess"]) -> float:
     return 1 - float((cost * counts).sum() * total / by_chance) if by_chance else math.nan
 
 
-def grade_table(truth: Numbers, guess: Numbers, grades: int) -> Float[np.ndarray, "truth guess"]:
+def grade_table(truth: Numbers, predicted: Numbers, grades: int) -> Float[np.ndarray, "truth predicted"]:
     """Return the number of cases of each true and predicted grade."""
     counts = np.zeros((grades, grades))
-    np.add.at(counts, (truth, guess), 1)
+    np.add.at(counts, (truth, predicted), 1)
     return counts
 
 
 def grade_arrays(rows: Sequence[Row]) -> tuple[Numbers, Numbers]:
     """Return the true and the predicted grade of each row."""
     values = np.array([(row["grade"], row["predicted_grade"]) for row in rows], dtype=np.int64)
-    truth, guess = values.reshape(-1, 2).T
-    return truth, guess
+    truth, predicted = values.reshape(-1, 2).T
+    return truth, predicted
 
 
 def ordinal_means(rows: Sequence[Row]) -> dict[str, float]:
     """Return quadratic kappa, the mean distance in grades, and the share of cases at most one grade off."""
     if not rows:
         return {}
-    truth, guess = grade_arrays(rows)
-    distance = np.abs(truth - guess)
+    truth, predicted = grade_arrays(rows)
+    distance = np.abs(truth - predicted)
     found = {
-        "quadratic_kappa": quadratic_kappa(grade_table(truth, guess, int(rows[0]["grades"]))),
+        "quadratic_kappa": quadratic_kappa(grade_table(truth, predicted, int(rows[0]["grades"]))),
         "mean_grade_error": float(distance.mean()),
         "within_one_grade": float((distance <= 1).mean()),
     }

@@ -209,10 +209,10 @@ def segmentation_row(image: Tensor, label: Tensor, prediction: Tensor, *, axis: 
     """Return a row of image, label and prediction, (x, y, z), at the slice with most of the label."""
     others = [other for other in range(3) if other != axis]
     index = int((label > 0).sum(dim=others).argmax())
-    plain, truth, guess = (
+    plain, truth, predicted = (
         radiological_slice(value, axis=axis, index=index) for value in (image, label, prediction)
     )
-    return FigureRow([plain, plain, plain], [None, truth, guess])
+    return FigureRow([plain, plain, plain], [None, truth, predicted])
 
 
 def caption_row(image: Tensor, *, axis: int, text: str) -> FigureRow:

@@ -31,14 +31,14 @@ def patient_values(rows: Sequence[Row], *, key: str = "subject") -> tuple[list[s
     return patients, means[:, 0], means[:, 1]
 
 
-def r2_of(truth: Values, guess: Values, weights: Values) -> float:
+def r2_of(truth: Values, predicted: Values, weights: Values) -> float:
     """Return the coefficient of determination; NaN if the weighted true numbers do not vary."""
     total = weights.sum()
     if not total:
         return math.nan
     mean = (weights * truth).sum() / total
     variation = float((weights * (truth - mean) ** 2).sum())
-    return 1 - float((weights * (truth - guess) ** 2).sum()) / variation if variation > 0 else math.nan
+    return 1 - float((weights * (truth - predicted) ** 2).sum()) / variation if variation > 0 else math.nan
 
 
 def regression_means(rows: Sequence[Row]) -> dict[str, float]:
@@ -49,13 +49,13 @@ def regression_means(rows: Sequence[Row]) -> dict[str, float]:
     """
     if not rows:
         return {}
-    _, truth, guess = patient_values(rows)
-    errors = guess - truth
+    _, truth, predicted = patient_values(rows)
+    errors = predicted - truth
     found = {
         "mae": float(np.abs(errors).mean()),
         "rmse": float(np.sqrt((errors**2).mean())),
-        "r2": r2_of(truth, guess, np.ones(len(truth))),
-        "spearman": _spearman(truth, guess),
+        "r2": r2_of(truth, predicted, np.ones(len(truth))),
+        "spearman": _spearman(truth, predicted),
         "bias": float(errors.mean()),
     }
     if len(errors) > 1:
@@ -70,7 +70,7 @@ def limits_of_agreement(errors: Values) -> tuple[float, float]:
     return float(errors.mean()) - reach, float(errors.mean()) + reach
 
 
-def _spearman(truth: Values, guess: Values) -> float:
-    if min(len(np.unique(truth)), len(np.unique(guess))) < 2:
+def _spearman(truth: Values, predicted: Values) -> float:
+    if min(len(np.unique(truth)), len(np.unique(predicted))) < 2:
         return math.nan
-    return float(stats.spearmanr(truth, guess).statistic)
+    return float(stats.spearmanr(truth, predicted).statistic)

@@ -135,15 +135,15 @@ def _macro_f1(rows: Sequence[Row]) -> Measure:
     """F1 of each class over all cases; for a single patient the accuracy."""
     patients, names = _patients(rows), sorted(rows[0]["probabilities"])
     truth, shares = arrays(rows, names)
-    guess, who = shares.argmax(axis=1), np.array([row["patient"] for row in rows])
-    tables = np.stack([confusion(truth[who == one], guess[who == one], len(names)) for one in patients])
+    predicted, who = shares.argmax(axis=1), np.array([row["patient"] for row in rows])
+    tables = np.stack([confusion(truth[who == one], predicted[who == one], len(names)) for one in patients])
 
     def by_class(weights: Weights) -> dict[str, float]:
         counts = np.tensordot(weights, tables, axes=1)
         unseen = {UNSEEN: 0.0} if counts[-1].any() else {}
         return {name: float(value) for name, value in zip(names, f1_of(counts), strict=True)} | unseen
 
-    right = np.array([(truth == guess)[who == one].mean() for one in patients])
+    right = np.array([(truth == predicted)[who == one].mean() for one in patients])
     return Measure(patients, by_class, right)
 
 
@@ -184,27 +184,29 @@ def _ap50(rows: Sequence[Row]) -> Measure:
 def _quadratic_kappa(rows: Sequence[Row]) -> Measure:
     """Kappa over all cases; for a single patient, 1 minus its mean squared relative distance."""
     patients, grades = _patients(rows), int(rows[0]["grades"])
-    truth, guess = grade_arrays(rows)
+    truth, predicted = grade_arrays(rows)
     who = np.array([row["patient"] for row in rows])
-    tables = np.stack([grade_table(truth[who == one], guess[who == one], grades) for one in patients])
+    tables = np.stack([grade_table(truth[who == one], predicted[who == one], grades) for one in patients])
 
     def by_class(weights: Weights) -> dict[str, float]:
         return {"grades": quadratic_kappa(np.tensordot(weights, tables, axes=1))}
 
-    far = ((truth - guess) / max(grades - 1, 1)) ** 2
+    far = ((truth - predicted) / max(grades - 1, 1)) ** 2
     return Measure(patients, by_class, np.array([1 - far[who == one].mean() for one in patients]))
 
 
 def _r2(rows: Sequence[Row]) -> Measure:
     """R² over patients; for a single patient, 1 minus its squared error relative to the variance of all."""
-    patients, truth, guess = patient_values(rows, key="patient")
+    patients, truth, predicted = patient_values(rows, key="patient")
     variance = float(truth.var()) or math.nan
 
     def by_class(weights: Weights) -> dict[str, float]:
-        return {"value": r2_of(truth, guess, weights)}
+        return {"value": r2_of(truth, predicted, weights)}
 
     # of two patients, none can be left out
-    return Measure(tuple(patients), by_class, 1 - (truth - guess) ** 2 / variance, is_mean=len(patients) < 3)
+    return Measure(
+        tuple(patients), by_class, 1 - (truth - predicted) ** 2 / variance, is_mean=len(patients) < 3
+    )
 
 
 MEASURES: dict[str, Callable[[Sequence[Row]], Measure]] = {

@@ -161,8 +161,8 @@ def compare_labels(
     classes with a class that was not annotated.
     """
     known = (label != IGNORE)[0].numpy()
-    guess, truth = (one[0].numpy() for one in (prediction, label))
-    whole = [np.isin(one, sorted(names)) & known for one in (guess, truth)]
+    predicted, truth = (one[0].numpy() for one in (prediction, label))
+    whole = [np.isin(one, sorted(names)) & known for one in (predicted, truth)]
     unknown = partial.unknown(set(np.unique(truth).tolist()))
     whole_dice = None if unknown else dice(SegmentationPair(*whole))
     voxel_ml = math.prod(spacing_mm) / 1000
@@ -170,7 +170,7 @@ def compare_labels(
     for name, group in class_groups(names, regions).items():
         if unknown.intersection(group):
             continue
-        masks = np.isin(guess, group) & known, np.isin(truth, group) & known
+        masks = np.isin(predicted, group) & known, np.isin(truth, group) & known
         pair = SegmentationPair(*masks, spacing_mm, final.tolerance_mm if final else 0.0)
         scores.append(
             CaseScore(

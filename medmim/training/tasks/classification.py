@@ -204,8 +204,8 @@ class Classification(WholeImageTask):
         """Return the class, and the probability of each class."""
         shares = torch.softmax(scores / float(context.tuned.get("temperature", 1.0)), dim=0).tolist()
         probabilities = {context.names[number]: share for number, share in enumerate(shares)}
-        guess = max(probabilities, key=lambda name: probabilities[name])
-        return {"class": case.target, "correct": guess == case.target, "probabilities": probabilities}
+        predicted = max(probabilities, key=lambda name: probabilities[name])
+        return {"class": case.target, "correct": predicted == case.target, "probabilities": probabilities}
 
     def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:
         """Return the temperature that calibrates the probabilities."""
@@ -217,8 +217,8 @@ class Classification(WholeImageTask):
 
     def caption(self, case: VolumeRecord, row: Row) -> str:
         """Return the true and the predicted class."""
-        guess, share = max(row["probabilities"].items(), key=lambda one: one[1])
-        return f"{case.target}; predicted {guess}, {share:.0%}"
+        predicted, share = max(row["probabilities"].items(), key=lambda one: one[1])
+        return f"{case.target}; predicted {predicted}, {share:.0%}"
 
     def score_figure(self, rows: Sequence[Row], context: EvaluationContext, *, title: str) -> bytes | None:
         """Return confusion matrix, ROC curves and calibration."""

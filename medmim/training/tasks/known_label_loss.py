@@ -64,8 +64,7 @@ def _without_unannotated(label: Tensor, unknown: Bool[Tensor, "batch classes"]) 
 
 def _marginal(scores: Features, unknown: Bool[Tensor, "batch classes *ones"]) -> Features:
     """Return logits in which the background includes the classes that were not annotated."""
-    own = torch.cat(
-        [torch.zeros_like(unknown[:, :1]), ~unknown[:, 1:]], dim=1
-    )  # classes other than background
+    # annotated classes, without the background
+    own = torch.cat([torch.zeros_like(unknown[:, :1]), ~unknown[:, 1:]], dim=1)
     background = scores.masked_fill(own, -_IMPOSSIBLE).logsumexp(dim=1, keepdim=True)
     return torch.cat([background, scores[:, 1:].masked_fill(unknown[:, 1:], -_IMPOSSIBLE)], dim=1)

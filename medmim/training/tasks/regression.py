@@ -114,16 +114,16 @@ def number_of(volume: VolumeRecord) -> float:
 
 def regression_figure(rows: Sequence[Row], *, quantity: str, title: str) -> bytes:
     """Draw both plots with one point for each patient and return a PNG."""
-    _, truth, guess = patient_values(rows)
-    errors, name = guess - truth, plain(quantity)
+    _, truth, predicted = patient_values(rows)
+    errors, name = predicted - truth, plain(quantity)
     figure = Figure(figsize=(8, 4), dpi=110, layout="constrained")
     scatter, agreement = figure.subplots(1, 2)
-    ends = [min(truth.min(), guess.min()), max(truth.max(), guess.max())]
+    ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
     scatter.plot(ends, ends, ":", color=_MUTED)
-    scatter.plot(truth, guess, "o", color=_INK, markersize=4)
+    scatter.plot(truth, predicted, "o", color=_INK, markersize=4)
     scatter.set(xlabel=f"true {name}", ylabel=f"predicted {name}")
     scatter.set_title("patients", fontsize=9)
-    agreement.plot((truth + guess) / 2, errors, "o", color=_INK, markersize=4)
+    agreement.plot((truth + predicted) / 2, errors, "o", color=_INK, markersize=4)
     limits = limits_of_agreement(errors) if len(errors) > 1 else ()
     for height, style in ((errors.mean(), "-"), *((one, "--") for one in limits)):
         agreement.axhline(height, linestyle=style, color=_MUTED)

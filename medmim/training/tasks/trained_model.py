@@ -190,30 +190,42 @@ def load_trained_model(path: Path) -> TrainedModel:
         RunError: if the file is missing or damaged, contains only an encoder, or does not match its
             description.
     """
-    weights, told = load_weights(path)
-    if told.get("kind") not in HEADS:
+    weights, description = load_weights(path)
+    if description.get("kind") not in HEADS:
         raise RunError(
             f"weights at '{path}' contain only an encoder: expected a model saved by `medmim finetune`"
         )
     try:
-        dims, names = told["spatial_dims"], {int(value): name for value, name in told["label_names"].items()}
-        encoder = build_encoder(
-            told["encoder"], spatial_dims=dims, in_channels=told["in_channels"], **told["encoder_options"]
+        dims, names = (
+            description["spatial_dims"],
+            {int(value): name for value, name in description["label_names"].items()},
         )
-        plan = plan_of_model(told)
+        encoder = build_encoder(
+            description["encoder"],
+            spatial_dims=dims,
+            in_channels=description["in_channels"],
+            **description["encoder_options"],
+        )
+        plan = plan_of_model(description)
         network = build_head(
-            told["kind"], encoder=encoder, spatial_dims=dims, classes=plan.channels(names), **told["head"]
+            description["kind"],
+            encoder=encoder,
+            spatial_dims=dims,
+            classes=plan.channels(names),
+            **description["head"],
         )
         network.load_state_dict(weights)
         # earlier versions did not mirror when segmenting
-        earlier = {"mirror": False} if told["kind"] == "segment" and "mirror_axes" not in told else {}
-        task = build_task(told["kind"], **{**earlier, **told["task_options"]})
+        earlier = (
+            {"mirror": False} if description["kind"] == "segment" and "mirror_axes" not in description else {}
+        )
+        task = build_task(description["kind"], **{**earlier, **description["task_options"]})
     except _MISMATCH as error:
         raise RunError(
             f"weights at '{path}' do not match their description ({type(error).__name__}): expected "
             "the files of one run of this version of medmim"
         ) from error
-    return TrainedModel(task, network.eval(), plan, names, told)
+    return TrainedModel(task, network.eval(), plan, names, description)
 
 
 @dataclass(frozen=True, eq=False)

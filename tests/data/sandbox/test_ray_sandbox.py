@@ -70,15 +70,15 @@ def test_a_node_without_the_folders_stops_the_run(folders: tuple[Path, Path]):
     with pytest.raises(RunError, match="source': expected the source and the dataset folder under the same"):
         run(folders, made)
     folders[1].mkdir()
-    (folders[0] / "witness.json").unlink()
+    (folders[0] / "marker.json").unlink()
     with pytest.raises(RunError, match=r"a Ray node does not see .*staging"):
         run(folders, made)
 
 
 def test_a_node_with_another_converter_stops_the_run(folders: tuple[Path, Path]):
     made = RaySandbox(Here(), folders[0], [folders[1]])
-    versions = json.loads((folders[0] / "witness.json").read_text())
-    (folders[0] / "witness.json").write_text(json.dumps({**versions, "dcm2niix": "0.1"}))
+    versions = json.loads((folders[0] / "marker.json").read_text())
+    (folders[0] / "marker.json").write_text(json.dumps({**versions, "dcm2niix": "0.1"}))
     with pytest.raises(RunError, match=r"has dcm2niix .*, expected 0\.1"):
         run(folders, made)
 
