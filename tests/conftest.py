@@ -1,5 +1,6 @@
 """Small datasets and an empty store that tests of several folders share; warnings of our own are errors."""
 
+import functools
 import gc
 import json
 import os
@@ -79,9 +80,15 @@ def sandbox():
 
 @pytest.fixture(scope="session")
 def new_home(tmp_path_factory):
-    """A function that gives a fresh home folder; its database is a copy, since making one takes seconds."""
+    """A function that gives a fresh home folder; its database is a copy, since making one takes seconds.
+
+    MLflow loads its migration scripts for every database that it opens, to find the newest: here only once.
+    """
+    from mlflow.store.db import utils
+
     from medmim.tracking.mlflow_store import Store
 
+    utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
     template = tmp_path_factory.mktemp("template")
     Store(template).client.search_experiments()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -92,7 +93,18 @@ def staged(path: Path) -> Iterator[Path]:
 
 def create(path: Path) -> None:
     """Create a database with the tables of the installed MLflow."""
-    _alter(path, fresh=True)
+    path.write_bytes(_new_database())
+
+
+@functools.cache
+def _new_database() -> bytes:
+    """Return an empty database; made once per process and in memory, because the migrations take seconds."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as raw:
+        engine = sqlalchemy.create_engine("sqlite://", creator=lambda: raw, poolclass=sqlalchemy.StaticPool)
+        with engine.begin() as connection:
+            Base.metadata.create_all(connection)
+            _migrate(connection, _config())
+        return raw.serialize()
 
 
 def copy_database(source: Path, target: Path) -> None:
@@ -111,15 +123,21 @@ def upgrade(path: Path) -> None:
 
 def is_older(path: Path) -> bool:
     """Return whether a database needs a migration; refuse one that is newer than MLflow."""
-    schema, scripts = schema_of(path), ScriptDirectory.from_config(_config())
-    if schema == scripts.get_current_head():
+    schema, known = schema_of(path), _schemas()
+    if schema == known[0]:
         return False
-    if schema and schema not in {one.revision for one in scripts.walk_revisions()}:
+    if schema and schema not in known:
         raise RunError(
             f"'{path}' was written by a newer MLflow (schema {schema}, installed {mlflow.__version__}): "
             "`pip install -U mlflow`, or set MEDMIM_HOME to another folder"
         )
     return True
+
+
+@functools.cache
+def _schemas() -> tuple[str, ...]:
+    """Return the revisions that the installed MLflow knows, newest first: it has a script for each."""
+    return tuple(one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions())
 
 
 def row_counts(path: Path) -> dict[str, int]:
@@ -141,17 +159,18 @@ def _config(path: Path | None = None) -> Config:
     return config
 
 
-def _alter(path: Path, *, fresh: bool = False) -> None:
+def _alter(path: Path) -> None:
     """Run MLflow's migrations on a file that nobody else uses; the caller flushes it to the disk."""
     engine = sqlalchemy.create_engine(uri_of(path), poolclass=sqlalchemy.NullPool)
     sqlalchemy.event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous = OFF"))
-    if fresh:
-        Base.metadata.create_all(engine)
-    config = _config(path)
     with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "heads")
+        _migrate(connection, _config(path))
     engine.dispose()
+
+
+def _migrate(connection: sqlalchemy.Connection, config: Config) -> None:
+    config.attributes["connection"] = connection
+    command.upgrade(config, "heads")
 
 
 def explained(path: Path, error: sqlite3.Error) -> RunError:

@@ -90,7 +90,7 @@ def test_a_limit_of_memory(place):
             used = int(stream.read().split()[0]) * os.sysconf("SC_PAGESIZE")
         resource.setrlimit(resource.RLIMIT_AS, (used + (24 << 20), used + (24 << 20)))
 
-    words = (*pretrain, "--batch-size", "4096")
+    words = (*pretrain, "--size", "64", "--batch-size", "64")  # arrays of a MiB meet the limit, not objects
     assert_one_line(run_forked(words, home, limited, fork=os.fork), "memory")  # the heap stays as it is
 
 
