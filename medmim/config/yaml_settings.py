@@ -214,22 +214,29 @@ def parse_yaml(text: str, *, where: str) -> Any:
     Raises:
         SettingsError: naming `where`, for invalid YAML, deep nesting or more than 10,000 values.
     """
+    loader = None
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is not None and _expanded_size(node, {}) > _MAX_YAML_VALUES:
+        loader = yaml.SafeLoader(text)  # the parser in C would overflow its stack in deep nesting
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _expanded_size(node, {}) > _MAX_YAML_VALUES:
             raise SettingsError(
                 f"{where}: expands to more than {_MAX_YAML_VALUES} values; remove aliases (*name)"
             )
         _refuse_repeated_keys(node, where)
-        return yaml.safe_load(text)
+        return loader.construct_document(node)
     except RecursionError:
         raise SettingsError(f"{where}: nested too deeply; expected 'key: value' lines") from None
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
         raise SettingsError(f"{where}: not valid YAML (line {line})") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
 
 
-def _refuse_repeated_keys(node: yaml.Node | None, where: str) -> None:
+def _refuse_repeated_keys(node: yaml.Node, where: str) -> None:
     """Raise SettingsError for a key that a mapping contains twice, of which YAML would drop the first."""
     parts = node.value if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):

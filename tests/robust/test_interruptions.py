@@ -62,11 +62,13 @@ def places(request, tmp_path, home):
     new: the folder is empty; grown: it contains the dataset of a smaller source.
     """
     source = write_source(tmp_path / "in")
-    before = tmp_path / "before"
+    before, here = tmp_path / "before", tmp_path / "here"
     before.mkdir()
+    assert run(source, here, home) == 0  # what the first ingestion of a process loads, no fork loads again
     if request.param == "grown":
         assert forked(lambda: run(source, before, home)) == 0
         write_source(source / "more", seed=1)
+        assert run(source, here, home) == 0
     target = tmp_path / "target"
     shutil.copytree(before, target)
     assert forked(lambda: run(source, target, home)) == 0

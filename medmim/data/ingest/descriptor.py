@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -177,9 +178,20 @@ def load_descriptor(name: str) -> Descriptor:
         SettingsError: if the file is invalid; the message lists every problem.
     """
     known = known_descriptors()
-    path = known.get(name, Path(name) if name.endswith((".yaml", ".yml")) else None)
-    if path is None or not path.is_file():
+    if name in known:
+        return _shipped(known[name])
+    if not name.endswith((".yaml", ".yml")) or not Path(name).is_file():
         raise unknown_name("dataset descriptor", name, known)
+    return _read(Path(name), name)
+
+
+@functools.cache
+def _shipped(path: Path) -> Descriptor:
+    """Return a shipped descriptor; every ingestion looks into all of them."""
+    return _read(path, path.stem)
+
+
+def _read(path: Path, name: str) -> Descriptor:
     try:
         text = path.read_text(encoding="utf-8")
         return Descriptor.model_validate(parse_yaml(text, where=f"dataset descriptor '{name}'"))
