@@ -31,4 +31,5 @@ def command(*, as_json: bool) -> None:
     shown = f", the newest {_SHOWN} of each are shown" if max(counts.values()) > _SHOWN else ""
     content = f"{counted(counts['runs'], 'run')}, {counted(counts['models'], 'registered model')}{shown}"
     lines = [f"page     {page}", f"content  {content}"]
-    print_result({"page": str(page), **counts}, as_json=as_json, lines=lines, following="medmim ui")
+    following = "medmim ui" if counts["runs"] else "medmim pretrain"
+    print_result({"page": str(page), **counts}, as_json=as_json, lines=lines, following=following)

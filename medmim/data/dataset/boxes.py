@@ -23,7 +23,8 @@ _MAX_LISTED = 3
 
 def stored_boxes(volume: VolumeRecord) -> Boxes:
     """Return the boxes of a manifest row on its stored grid."""
-    rows = [_with_depth(one.box) for one in volume.boxes]
+    # a box of a picture spans its only slice
+    rows = [one.box if len(one.box) == 6 else (*one.box[:2], 0.0, *one.box[2:], 1.0) for one in volume.boxes]
     return np.array(rows, dtype=np.float64).reshape(-1, 6)
 
 
@@ -119,7 +120,3 @@ def _clipped(one: BoxRecord, volume: VolumeRecord) -> list[BoxRecord]:
     if (corners[1] - corners[0]).min() < _MIN_SIDE:
         return []
     return [one.model_copy(update={"box": tuple(float(value) for value in corners.ravel())})]
-
-
-def _with_depth(box: Sequence[float]) -> tuple[float, ...]:
-    return tuple(box) if len(box) == 6 else (box[0], box[1], 0.0, box[2], box[3], 1.0)

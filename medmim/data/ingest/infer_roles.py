@@ -104,7 +104,11 @@ def infer_roles(
         if one.role == "label" and not matches:
             other[one.path] = "label_without_image"
     for found in labels.values():
-        whole = [one for one in found if not _INSTANCE_WORDS & set(_all_words(one.words))]
+        whole = [
+            one
+            for one in found
+            if not any(_INSTANCE_WORDS & set(split_words(part)) for part in (*one.words.unit, one.words.stem))
+        ]
         other |= {one.path: "label_of_an_instance" for one in found if whole and one not in whole}
         found[:] = whole or found
     if expects_labels:
@@ -171,10 +175,6 @@ def _decide_by_values(candidates: Sequence[Candidate], unnamed: set[int], *, exp
                 "they are images of few grey values",
                 role_remedy(),
             )
-
-
-def _all_words(words: PathWords) -> list[str]:
-    return [word for part in (*words.unit, words.stem) for word in split_words(part)]
 
 
 def _on_grid(label: Candidate, images: Sequence[Candidate]) -> bool:

@@ -29,6 +29,8 @@ A segmenter made by medmim {version}, as a MONAI bundle: TorchScript and MONAI's
 """
 
 
+# from logits to probabilities, which the outputs of regions are already
+_SOFTMAX = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
 # as `normalise` with the rule `body`
 _BODY = (
     "$lambda x: (lambda top, p: (lambda body, low: (lambda high: "
@@ -80,7 +82,7 @@ def _inference(trained: TrainedModel, *, ct: bool) -> dict[str, Any]:
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                *_activation(trained),
+                *([] if trained.plan.regions else [_SOFTMAX]),
                 {
                     "_target_": "Invertd",
                     "keys": "pred",
@@ -105,11 +107,6 @@ def _inference(trained: TrainedModel, *, ct: bool) -> dict[str, Any]:
         "predict": "$@inferer(@sample['image'][None].to(@device), @network)[0].cpu()",
         "run": ["$@postprocessing({**@sample, 'pred': @predict})"],
     }
-
-
-def _activation(trained: TrainedModel) -> list[dict[str, Any]]:
-    """Return the step from the network's outputs to probabilities; those of regions are probabilities."""
-    return [] if trained.plan.regions else [{"_target_": "Activationsd", "keys": "pred", "softmax": True}]
 
 
 def _classes(trained: TrainedModel) -> dict[str, Any]:

@@ -128,6 +128,7 @@ def read_run(store: Store, run: Run) -> RunScores:
     cases, scores = _rows(store, run, CASES), _rows(store, run, SCORES, default="")
     tags = dict(run.data.tags)
     pretraining = store.find_run(tags.get("pretraining_run", ""))
+    origin = pretraining.data.tags if pretraining else {}
     (certificate,) = _rows(store, run, f"model/{CERTIFICATE}", default="{}", whole=True)
     return RunScores(
         run_id=run.info.run_id,
@@ -140,7 +141,7 @@ def read_run(store: Store, run: Run) -> RunScores:
         contamination=UNKNOWN if ORIGIN in tags else verdict_of(certificate),
         minutes=_minutes(run) + (_minutes(pretraining) if pretraining else 0.0),
         recorded=_recorded(run, scores),
-        pretraining_data=_datasets(pretraining) if pretraining else "",
+        pretraining_data=origin.get("dataset_hashes") or origin.get("dataset_hash", ""),
     )
 
 
@@ -179,10 +180,6 @@ def _recorded(run: Run, scores: Sequence[Mapping[str, Any]]) -> tuple[float, ...
         *(one["value"] for one in scores if one["metric"] == metric),
     ]
     return tuple(float(value) for value in found if value is not None)
-
-
-def _datasets(run: Run) -> str:
-    return str(run.data.tags.get("dataset_hashes") or run.data.tags.get("dataset_hash", ""))
 
 
 def _minutes(run: Run) -> float:

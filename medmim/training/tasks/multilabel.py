@@ -111,9 +111,9 @@ class MultiLabel(Classification):
 
     def result(self, case: VolumeRecord, scores: ClassScores, context: EvaluationContext) -> Row:
         """Return the known classes, the predicted classes, and the probability of each class."""
-        thresholds, heat = context.tuned.get("thresholds", {}), context.tuned.get("temperature", 1.0)
+        thresholds, temperature = context.tuned.get("thresholds", {}), context.tuned.get("temperature", 1.0)
         names = [context.names[number] for number in sorted(context.names)]
-        shares = dict(zip(names, torch.sigmoid(scores / heat).tolist(), strict=True))
+        shares = dict(zip(names, torch.sigmoid(scores / temperature).tolist(), strict=True))
         return {
             "labels": {name: int(value) for name, value in known_labels(case).items() if name in shares},
             "found": [name for name in names if shares[name] >= thresholds.get(name, THRESHOLD)],
@@ -123,11 +123,11 @@ class MultiLabel(Classification):
     def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:
         """Return the temperature that calibrates all probabilities, and each class's threshold of best F1."""
         columns = columns_of(rows, list(context.names.values()))
-        heat = shared_temperature(columns)
+        temperature = shared_temperature(columns)
         thresholds = {
-            name: best_threshold(with_temperature(column, heat)) for name, column in columns.items()
+            name: best_threshold(with_temperature(column, temperature)) for name, column in columns.items()
         }
-        return {"temperature": heat, "thresholds": thresholds}
+        return {"temperature": temperature, "thresholds": thresholds}
 
     def aggregate(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, float]:
         """Return AUROC, F1 and number of cases of each class, the macro means and the calibration error."""

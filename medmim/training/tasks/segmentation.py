@@ -48,7 +48,7 @@ from medmim.training.tasks.label_scheme import LabelScheme, label_scheme
 
 _AUGMENT = "nnunet"
 _MEASURED = 32  # volumes whose labels give the share of each class of regions
-_RARE = 1e-2  # smallest share at which its output starts, as in RetinaNet (arXiv 1708.02002)
+_RARE = 1e-2  # smallest initial probability of a class, as in RetinaNet (arXiv 1708.02002)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Segmentation(Task):
     metric: ClassVar[str] = "dice"
     selection_metric: ClassVar[str] = "dice_present"
     max_val_volumes: ClassVar[int] = 16
-    max_val_pictures: ClassVar[int] = 128  # of 16 slices, chance selected an early state
+    max_val_pictures: ClassVar[int] = 128  # with 16 slices, an early state was selected by chance
 
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
@@ -181,10 +181,10 @@ class Segmentation(Task):
         ]
 
     def head(self, encoder: Encoder, train: Cases, context: EvaluationContext, log: LogLine) -> Options:
-        """Return the network's options; outputs of regions start at the shares of their classes in patches.
+        """Return the network's options; the outputs of regions start at the frequencies of their classes.
 
-        Equal shares spend short trainings on the background; Lin et al. (ICCV 2017) start rare outputs at
-        their frequency. It is that of patches around each class, which is higher than in the volume.
+        From equal probabilities, a short training would mostly learn that most voxels are background (Lin et
+        al., ICCV 2017). Frequencies are counted in patches around each class, as training draws them.
         """
         options: Options = {"deep_supervision": self.deep_supervision, "halved": self.halved}
         regions = context.plan.regions
@@ -232,7 +232,7 @@ class Segmentation(Task):
         return found
 
     def _partial(self, volume: VolumeRecord, names: Mapping[int, str]) -> PartialLabels:
-        """Return which classes may be missing in the label of a volume."""
+        """Return which classes the label of a volume may lack although the image shows them."""
         own = self.annotated_classes.get(volume.source or "", tuple(names.values()))
         drawn = names.values() if "all" in self.partially_labelled else self.partially_labelled
         return PartialLabels(
