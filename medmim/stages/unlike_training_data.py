@@ -24,6 +24,7 @@ CHANNEL_MODALITIES = "channel_modalities"
 _UNKNOWN = "OT"  # modality, such as of NIfTI files
 _READ = 16  # volumes whose intensities are read
 _FACTOR = 2.0  # scans may be this much smaller or larger than the training data
+_FACTOR_AS_IS = 1.25  # the same for voxels of scans that the model does not resample
 _HOUNSFIELD = -200.0  # intensities below occur in CT only
 
 Range = tuple[float, float]
@@ -121,11 +122,17 @@ def unlike_training_data(description: Mapping[str, Any], volume: VolumeRecord, r
     if TRAINING_DATA not in description:
         return None
     data = TrainingData.model_validate(description[TRAINING_DATA])
-    found = _difference(data, volume, root)
+    as_is = (
+        description["view"] == "patch" and not description["spacing_mm"] and not description.get("common_mm")
+    )
+    axes = description["spatial_dims"] if as_is else 0  # in 2D, the distance of slices does not matter
+    found = _difference(data, volume, root, factors=[_FACTOR_AS_IS] * axes + [_FACTOR] * (3 - axes))
     return f"{found}, but the model was trained on {data}" if found else None
 
 
-def _difference(data: TrainingData, volume: VolumeRecord, root: Path) -> str | None:
+def _difference(
+    data: TrainingData, volume: VolumeRecord, root: Path, *, factors: Sequence[float]
+) -> str | None:
     flat, known = min(volume.shape) == 1, 0 not in missing_channels(volume)  # what is known is of channel 0
     if not (data.images_2d if flat else data.volumes_3d):
         return "it is a single 2D image" if flat else "it is a volume"
@@ -136,12 +143,12 @@ def _difference(data: TrainingData, volume: VolumeRecord, root: Path) -> str | N
     ):
         return f"it is {volume.modality}"
     if volume.flags.get("spacing") != "unknown":
-        for name, values, ranges in (
-            ("a spacing", sorted(volume.spacing_mm), data.spacing_mm),
-            ("an extent", _extent(volume), data.extent_mm),
+        for name, values, ranges, most in (
+            ("a spacing", sorted(volume.spacing_mm), data.spacing_mm, factors),
+            ("an extent", _extent(volume), data.extent_mm, [_FACTOR] * 3),
         ):
-            pairs = list(zip(values, ranges, strict=True)) if ranges else []
-            if any(not low / _FACTOR <= value <= high * _FACTOR for value, (low, high) in pairs):
+            known_ranges = zip(values, ranges, most, strict=True) if ranges else ()
+            if any(not low / factor <= value <= high * factor for value, (low, high), factor in known_ranges):
                 return f"it has {name} of {'×'.join(f'{value:.3g}' for value in values)} mm"
     return _intensity_difference(data, _lowest(volume, root)) if data.lowest and known else None
 

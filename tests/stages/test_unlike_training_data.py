@@ -17,7 +17,8 @@ def volume(root, subject="p", *, shape=(40, 50, 36), spacing=1.0, lowest=0.0, mo
 def model(tmp_path):
     """A model that was trained on crops of MR scans."""
     rows = [volume(tmp_path, f"t{n}", shape=(35 + n, 50, 35), modality="MR") for n in range(3)]
-    return {TRAINING_DATA: summarize(rows, tmp_path).model_dump(mode="json")}
+    plan = {"spatial_dims": 3, "view": "patch", "spacing_mm": None, "common_mm": [1.0, 1.0, 1.0]}
+    return {**plan, TRAINING_DATA: summarize(rows, tmp_path).model_dump(mode="json")}
 
 
 def test_a_scan_like_the_training_data_is_accepted(model, tmp_path):
@@ -42,6 +43,21 @@ def test_another_kind_of_scan_is_refused_with_a_description_of_the_training_data
     found = unlike_training_data(model, volume(tmp_path, **words), tmp_path)
     trained_on = "MR volumes of 35 × 35–37 × 50 mm with voxels of 1 × 1 × 1 mm"
     assert found == f"{difference}, but the model was trained on {trained_on}"
+
+
+@pytest.mark.parametrize(
+    ("plan", "accepted"),
+    [
+        ({}, True),
+        ({"common_mm": None}, False),  # as of earlier versions, or with spacing_mm=0
+        ({"common_mm": None, "spacing_mm": [1.0, 1.0, 1.0]}, True),
+        ({"common_mm": None, "view": "whole"}, True),
+    ],
+)
+def test_other_voxels_are_refused_by_a_model_that_does_not_resample(model, tmp_path, plan, accepted):
+    scan = volume(tmp_path, shape=(56, 70, 50), spacing=0.7)
+    found = unlike_training_data({**model, **plan}, scan, tmp_path)
+    assert found is None if accepted else found.startswith("it has a spacing of 0.7×0.7×0.7 mm")
 
 
 def test_a_model_without_a_summary_accepts_everything(tmp_path):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from medmim.data.formats.geometry import corner_distance
 from medmim.data.formats.nifti import read_image
 from medmim.data.loading.disk_cache import DIGITS, DiskCache
 from medmim.data.loading.foreground_sampling import IGNORE, labelled_places
-from medmim.data.loading.preprocessing_plan import PreprocessingPlan, slice_axis
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, slice_axis, target_spacing
 from medmim.data.loading.transforms import PLACES
 from medmim.errors import DataError
 
@@ -135,7 +135,7 @@ def _key(volume: VolumeRecord, plan: PreprocessingPlan) -> str:
         [plan.normalisation.rule_for(one).model_dump() for one in _modalities(volume, plan)],
         volume.modality,
         plan.dims,
-        plan.spacing_mm,
+        target_spacing(volume, plan),
         whole,
         [plan.label_codes, plan.ignore_label, *([plan.label_classes] if plan.label_classes else [])],
         _VERSION,
@@ -245,8 +245,8 @@ def _read(path: Path, volume: VolumeRecord) -> MetaTensor:
 def _pipeline(volume: VolumeRecord, plan: PreprocessingPlan) -> Compose:
     keys = ["image", "label"] if volume.label else ["image"]
     steps: list[Any] = [Orientationd(keys, axcodes="RAS", labels=None), _note_slice_axis]
-    if plan.spacing_mm is not None:
-        steps.append(_Respace(keys, plan))
+    if (spacing := target_spacing(volume, plan)) is not None:
+        steps.append(_Respace(keys, spacing, plan.dims))
     if plan.view == "whole":
         steps.append(_Fit(keys, plan))
     return Compose(steps)
@@ -260,18 +260,18 @@ def _note_slice_axis(data: Mapping[str, Any]) -> dict[str, Any]:
 class _Respace:
     """Resample the image (linear) and the label (nearest neighbour), in 2D within slices only."""
 
-    def __init__(self, keys: list[str], plan: PreprocessingPlan) -> None:
+    def __init__(self, keys: list[str], spacing_mm: Sequence[float], dims: int) -> None:
         self.keys = keys
-        self.plan = plan
+        self.spacing_mm = spacing_mm
+        self.dims = dims
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
-        spacing = list(self.plan.spacing_mm or ())
-        if self.plan.dims == 2:
+        spacing = list(self.spacing_mm)
+        if self.dims == 2:
             spacing[data["slice_axis"]] = -1.0  # MONAI: keep the spacing
         modes = ["bilinear" if key == "image" else "nearest" for key in self.keys]
-        resampled: dict[str, Any] = Spacingd(self.keys, pixdim=spacing, mode=modes, padding_mode="border")(
-            data
-        )
+        resample = Spacingd(self.keys, pixdim=spacing, mode=modes, padding_mode="border")
+        resampled: dict[str, Any] = resample(data)
         return resampled
 
 

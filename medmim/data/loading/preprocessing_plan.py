@@ -16,6 +16,7 @@ from medmim.errors import DataError, ShapeError, size_text
 from medmim.shapes import Size, as_size, round_up
 
 Dims = Literal[2, 3]
+Spacing = tuple[float, float, float]
 Regions = tuple[tuple[str, tuple[int, ...]], ...]
 View = Literal["patch", "whole"]
 
@@ -31,7 +32,9 @@ class PreprocessingPlan:
     Attributes:
         dims: 2 (slices across the axis of largest spacing) or 3.
         size: patch size in voxels.
-        spacing_mm: spacing after resampling along the three axes; None: volumes are not resampled.
+        spacing_mm: spacing after resampling along the three axes; None: training volumes are not resampled.
+        common_mm: the spacing of all training volumes where they are not resampled because it is the same; a
+            volume with another one, as in prediction, is resampled to it. None: no volume is.
         view: patch: patches of `size`; whole: images are resized to fit `size` whatever their spacing, 2D
             images with their aspect ratio, volumes axis by axis.
         normalisation: intensity rules by modality.
@@ -47,7 +50,7 @@ class PreprocessingPlan:
 
     dims: Dims
     size: Size
-    spacing_mm: tuple[float, float, float] | None = None
+    spacing_mm: Spacing | None = None
     view: View = "patch"
     normalisation: Normalisation = Normalisation()  # noqa: RUF009 (frozen)
     mirror_axes: tuple[int, ...] = (0,)
@@ -55,6 +58,7 @@ class PreprocessingPlan:
     ignore_label: int | None = None
     label_classes: tuple[tuple[int, int], ...] | None = None
     regions: Regions | None = None
+    common_mm: Spacing | None = None
 
     def channels(self, names: Mapping[int, str]) -> int:
         """Return the number of output channels of a network for these class names by index."""
@@ -65,6 +69,7 @@ class PreprocessingPlan:
         return {
             "size": list(self.size),
             "spacing_mm": None if self.spacing_mm is None else list(self.spacing_mm),
+            "common_mm": None if self.common_mm is None else list(self.common_mm),
             "view": self.view,
             "normalisation": self.normalisation.as_json(),
             "mirror_axes": list(self.mirror_axes),
@@ -84,7 +89,7 @@ def plan_of_model(description: Mapping[str, Any]) -> PreprocessingPlan:
         description: as `weights.json` contains it.
     """
     spacing, codes, rules = (description.get(key) for key in ("spacing_mm", "label_codes", "normalisation"))
-    classes, regions = description.get("label_classes"), description.get("regions")
+    classes, regions, common = (description.get(key) for key in ("label_classes", "regions", "common_mm"))
     return PreprocessingPlan(
         description["spatial_dims"],
         tuple(description["size"]),
@@ -96,6 +101,7 @@ def plan_of_model(description: Mapping[str, Any]) -> PreprocessingPlan:
         description.get("ignore_label"),
         None if classes is None else tuple((value, number) for value, number in classes),
         None if regions is None else tuple((name, tuple(own)) for name, own in regions),
+        None if common is None else tuple(common),
     )
 
 
@@ -143,13 +149,14 @@ def plan_for(
                 f"--size {','.join(map(str, patch))}: expected multiples of {','.join(map(str, step))} "
                 f"(the encoder's total stride and the mask cell); use --size {nearest}"
             )
-    if view == "whole":
-        spacing = None
-    elif spacing_mm is None:
-        spacing = _common_spacing(spacings, thick if chosen == 2 else None)
-    else:
+    spacing: Spacing | None = None
+    common: Spacing | None = None
+    if view == "patch" and spacing_mm is not None:
         spacing = _given_spacing(spacing_mm)
-    plan = PreprocessingPlan(chosen, patch, spacing, view)
+    elif view == "patch":
+        spacing, common = _median_spacing(spacings, thick if chosen == 2 else None)
+        common = None if any(one.flags.get("spacing") == "unknown" for one in volumes) else common
+    plan = PreprocessingPlan(chosen, patch, spacing, view, common_mm=common)
     if size is not None and view == "patch":
         _refuse_padding(volumes, plan, step)
     return plan
@@ -222,20 +229,28 @@ def without_axis(values: np.ndarray, axis: np.ndarray) -> np.ndarray:
     return np.asarray(values[keep].reshape(len(values), -1))
 
 
-def _common_spacing(spacings: np.ndarray, thick: np.ndarray | None) -> tuple[float, float, float] | None:
-    """Return the median spacing if volumes differ; in 2D, the slice axis is not resampled."""
+def _median_spacing(spacings: np.ndarray, thick: np.ndarray | None) -> tuple[Spacing | None, Spacing | None]:
+    """Return the median spacing if volumes differ, else None, and as the second value if they do not."""
     median = np.median(spacings, axis=0)
-    differs = np.abs(spacings / median - 1) > _SPACING_TOLERANCE
-    if thick is not None:
-        in_plane = np.median(without_axis(spacings, thick))
-        differs = np.abs(without_axis(spacings, thick) / in_plane - 1) > _SPACING_TOLERANCE
-        median = np.full(3, in_plane)
-    if not differs.any():
-        return None
-    return (float(median[0]), float(median[1]), float(median[2]))
+    if thick is not None:  # in 2D, the slice axis is not resampled
+        spacings = without_axis(spacings, thick)
+        median = np.full(3, np.median(spacings))
+    differs = np.abs(spacings / median[: spacings.shape[1]] - 1) > _SPACING_TOLERANCE
+    found = (float(median[0]), float(median[1]), float(median[2]))
+    return (found, None) if differs.any() else (None, found)
 
 
-def _given_spacing(spacing_mm: Sequence[float]) -> tuple[float, float, float] | None:
+def target_spacing(volume: VolumeRecord, plan: PreprocessingPlan) -> Spacing | None:
+    """Return the spacing to which a volume is resampled, in 2D within slices; None: it is not resampled."""
+    if plan.spacing_mm is not None or plan.common_mm is None or volume.flags.get("spacing") == "unknown":
+        return plan.spacing_mm
+    own = np.array(in_ras(volume, volume.spacing_mm))
+    off = np.abs(own / plan.common_mm - 1)
+    off = np.delete(off, slice_axis(own)) if plan.dims == 2 else off
+    return plan.common_mm if off.max() > _SPACING_TOLERANCE else None
+
+
+def _given_spacing(spacing_mm: Sequence[float]) -> Spacing | None:
     given = tuple(spacing_mm) * 3 if len(spacing_mm) == 1 else tuple(spacing_mm)
     if len(given) != 3:
         raise ShapeError(f"spacing_mm: expected one or three numbers, got {len(given)}; use 1 or 0.8,0.8,3")

@@ -25,8 +25,12 @@ A segmenter made by medmim {version}, as a MONAI bundle: TorchScript and MONAI's
     python -m monai.bundle run --config_file configs/inference.json --bundle_root . --image scan.nii.gz
 
 `--output_dir` chooses where the labels go (`eval` without it), on the voxels of the image. It needs
-`pip install "monai[fire,nibabel]" torch`; medmim is not needed. Classes: {names}. Not a medical device.
+`pip install "monai[fire,nibabel]" torch`; medmim is not needed. Classes: {names}.
+{pixels}Not a medical device.
 """
+_PIXELS = (
+    "Images need pixels of about {length:.3g} mm, as those of the training: this program does not resample. "
+)
 
 
 # from logits to probabilities, which the outputs of regions are already
@@ -59,11 +63,13 @@ def bundle_files(trained: TrainedModel, model: bytes, case: VolumeRecord, *, tit
             "differently, and a NIfTI file does not contain the modality; use --format onnx"
         )
     names = {str(number): name for number, name in trained.names.items()}
+    pixels = _PIXELS.format(length=plan.common_mm[0]) if plan.dims == 2 and plan.common_mm else ""
+    about = {"title": title, "version": __version__, "names": ", ".join(names.values()), "pixels": pixels}
     return {
         "models/model.ts": model,
         "configs/inference.json": _inference(trained, ct=modalities == {"CT"}),
         "configs/metadata.json": _metadata(trained, title, names),
-        "docs/README.md": _README.format(title=title, version=__version__, names=", ".join(names.values())),
+        "docs/README.md": _README.format(**about),
     }
 
 
@@ -150,8 +156,9 @@ def _steps(trained: TrainedModel, *, ct: bool) -> list[dict[str, Any]]:
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
         {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
     ]
-    if trained.plan.spacing_mm is not None:
-        spacing = {"pixdim": list(trained.plan.spacing_mm), "mode": "bilinear", "padding_mode": "border"}
+    plan = trained.plan
+    if target := plan.spacing_mm or (plan.common_mm if plan.dims == 3 else None):
+        spacing = {"pixdim": list(target), "mode": "bilinear", "padding_mode": "border"}
         steps.append({"_target_": "Spacingd", "keys": "image", **spacing})
     modalities = trained.description.get("modalities", ["CT" if ct else "OT"])
     return [*steps, *_normalisation(trained.plan.normalisation.rule_for(modalities[0]), ct=ct)]

@@ -18,7 +18,7 @@ from medmim.data.formats.nifti import read_image
 from medmim.data.loading.finite_checks import load_finite
 from medmim.data.loading.foreground_sampling import IGNORE
 from medmim.data.loading.preprocess import PreprocessedVolume, VolumeLoader, class_indices
-from medmim.data.loading.preprocessing_plan import Regions
+from medmim.data.loading.preprocessing_plan import Regions, target_spacing
 from medmim.training.evaluation.inference import class_groups, labels_of, labels_on_grid
 from medmim.training.evaluation.postprocessing import Rules, apply_postprocessing, components_of
 from medmim.training.evaluation.segmentation_metrics import (
@@ -120,7 +120,7 @@ def score_volume(
     """
     prepared, regions = load_finite(volume, volumes), volumes.plan.regions
     probabilities = probabilities_of(prepared)
-    if volumes.plan.spacing_mm is None and volumes.plan.view == "patch":
+    if target_spacing(volume, volumes.plan) is None and volumes.plan.view == "patch":
         label = prepared.label
         assert label is not None  # only labelled volumes are scored
         affine, prediction = prepared.affine, labels_of(probabilities, regions).unsqueeze(0)

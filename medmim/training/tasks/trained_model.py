@@ -27,7 +27,7 @@ from medmim.training.weights import load_weights
 
 DROPOUT = "channel_dropout"  # in the description of a model
 _CACHE_GB = 0.5  # each volume is read once
-_OWN_OF_SEGMENTERS = ("size", "spacing_mm", "normalisation", "mirror_axes")
+_OWN_OF_SEGMENTERS = ("size", "spacing_mm", "common_mm", "normalisation", "mirror_axes")
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,15 @@ import pytest
 import tiny
 
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.loading.preprocessing_plan import PreprocessingPlan, facts_of, plan_for, slice_axis, voxel_mm
+from medmim.data.loading.preprocessing_plan import (
+    PreprocessingPlan,
+    facts_of,
+    plan_for,
+    plan_of_model,
+    slice_axis,
+    target_spacing,
+    voxel_mm,
+)
 from medmim.errors import DataError, ShapeError
 
 
@@ -14,7 +22,9 @@ def row(shape, spacing=(1.0, 1.0, 1.0), orientation="RAS"):
 
 def test_the_default_size_is_the_median_volume_rounded_up():
     volumes = [row(shape) for shape in ((30, 40, 20), (36, 50, 34), (90, 52, 40))]
-    assert plan_for(volumes, dims=None, size=None, multiple=(8, 8, 8)) == PreprocessingPlan(3, (40, 56, 40))
+    assert plan_for(volumes, dims=None, size=None, multiple=(8, 8, 8)) == PreprocessingPlan(
+        3, (40, 56, 40), common_mm=(1.0, 1.0, 1.0)
+    )
 
 
 def test_the_default_size_is_bounded():
@@ -109,7 +119,31 @@ def test_no_volumes_are_refused():
 
 def test_equal_spacings_need_no_resampling():
     volumes = [row((32, 32, 32), (1.0, 1.0, 2.0)), row((32, 32, 32), (1.0, 1.02, 2.0))]
-    assert plan_for(volumes, dims=3, size=None).spacing_mm is None
+    plan = plan_for(volumes, dims=3, size=None)
+    assert (plan.spacing_mm, plan.common_mm) == (None, (1.0, 1.01, 2.0))
+    assert plan_for(volumes, dims=3, size=None, spacing_mm=[0.0]).common_mm is None
+    assert plan_for(volumes, dims=2, size=None, view="whole").common_mm is None
+    unknown = [volumes[0].model_copy(update={"flags": {"spacing": "unknown"}}), volumes[1]]
+    assert plan_for(unknown, dims=3, size=None).common_mm is None
+
+
+@pytest.mark.parametrize(
+    ("dims", "spacing", "orientation", "expected"),
+    [
+        (3, (1.0, 1.0, 2.0), "RAS", None),
+        (3, (2.04, 1.0, 1.0), "SAR", None),
+        (3, (1.0, 1.0, 3.0), "RAS", (1.0, 1.0, 2.0)),
+        (3, (0.5, 0.5, 2.0), "RAS", (1.0, 1.0, 2.0)),
+        (2, (1.0, 1.0, 7.0), "LPS", None),
+        (2, (0.5, 0.5, 7.0), "LPS", (1.0, 1.0, 1.0)),
+    ],
+)
+def test_a_volume_unlike_the_training_is_resampled_to_its_spacing(dims, spacing, orientation, expected):
+    plan = plan_for([row((32, 32, 32), (1.0, 1.0, 2.0))] * 2, dims=dims, size=None)
+    assert plan_of_model({"spatial_dims": dims, **plan.as_json()}) == plan
+    volume = row((32, 32, 32), spacing, orientation)
+    assert target_spacing(volume, plan) == expected
+    assert target_spacing(volume.model_copy(update={"flags": {"spacing": "unknown"}}), plan) is None
 
 
 def test_different_spacings_are_resampled_to_the_median():

@@ -203,12 +203,14 @@ def test_volumes_of_any_orientation_are_scored(tmp_path, dims, orientation):
     )
 
 
+@pytest.mark.parametrize("chosen", ["spacing_mm", "common_mm"])
 @pytest.mark.parametrize("orientation", ["RAS", "LIP"])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_resampled_volumes_are_scored_on_the_grid_of_the_label(tmp_path, dims, orientation):
+def test_resampled_volumes_are_scored_on_the_grid_of_the_label(tmp_path, dims, orientation, chosen):
     spacing = (1.0, 1.0, 1.6) if dims == 3 else (1.3, 1.3, 4.0)
     row, label = quiet_dataset(tmp_path, spacing=spacing, orientation=orientation)
-    volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, (16,) * dims, (1.0, 1.0, 1.0)), cache_gb=1.0)
+    plan = PreprocessingPlan(dims, (16,) * dims, **{chosen: (1.0, 1.0, 1.0)})
+    volumes = VolumeLoader(tmp_path, plan, cache_gb=1.0)
     assert volumes(row).image.shape[1:] != label.shape
     scores = score_volume(segments(oracle_for(volumes(row)), volumes), row, volumes, names=NAMES, final=FINAL)
     voxel_ml = math.prod(spacing) / 1000
