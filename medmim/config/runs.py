@@ -71,8 +71,7 @@ class RunSettings(FileSettings):
             weights and optimizer back to the last saved state and continue with the next data.
         nonfinite_limit: number of such steps after which the run stops.
         spacing_mm: spacing to resample to, one number or one per axis (right, anterior, superior); 0: no
-            resampling; None: the median spacing if spacings differ, otherwise no resampling, except of scans
-            with another spacing than the training.
+            resampling; None: the median spacing if spacings differ, else that of the training for new scans.
         normalisation: auto: by modality (CT: data set statistics in a window; MR, PET and US: z-score of the
             body; others: z-score of the volume); or dataset, body, volume or none for all images.
         window: lowest and highest intensity, in HU for CT, instead of the percentiles of the data.

@@ -16,7 +16,7 @@ from medmim import files
 from medmim.config.own_code import refuse_foreign_code
 from medmim.config.runs import RunSettings
 from medmim.config.yaml_settings import parse_yaml
-from medmim.data.dataset.manifest import read_dataset
+from medmim.data.dataset.manifest import content_hash, read_dataset
 from medmim.errors import DataError, RunError, UsageError
 from medmim.tracking.recorder_interface import MemoryRecorder
 
@@ -184,32 +184,32 @@ def note_dataset_folders(home: Path, tags: Mapping[str, str], folders: Sequence[
 
 def find_dataset_folders(home: Path, tags: Mapping[str, str]) -> list[Path]:
     """Return the folder of each dataset of a run: its last place, ./medmim-data, or a renamed one nearby."""
-    return [_find_place(home, content_hash) for content_hash in _content_hashes(tags)]
+    return [_find_place(home, wanted) for wanted in _content_hashes(tags)]
 
 
 def _content_hashes(tags: Mapping[str, str]) -> list[str]:
     return (tags.get("dataset_hashes") or tags["dataset_hash"]).split(",")
 
 
-def _find_place(home: Path, content_hash: str) -> Path:
-    noted = _places(home).get(content_hash)
+def _find_place(home: Path, wanted: str) -> Path:
+    noted = _places(home).get(wanted)
     near = [Path(noted)] if noted else []
     near.append(_DEFAULT.resolve())
     renamed = [one.parent for place in near for one in sorted(place.parent.glob("*/dataset.json"))]
     for place in (*near, *renamed):
-        if _hash_at(place) == content_hash:
+        if _hash_at(place) == wanted:
             return place
     where = f"was at '{noted}' and has been moved or changed" if noted else "is not known in this home folder"
     raise DataError(
-        f"the dataset of this run (content {content_hash[:8]}) {where}: give its folder with --data",
+        f"the dataset of this run (content {wanted[:8]}) {where}: give its folder with --data",
         reason="no_dataset",
     )
 
 
 def _hash_at(place: Path) -> str | None:
-    """Return the content hash of a dataset folder; None if there is no readable one."""
+    """Return the content hash of the rows of a dataset folder; None if there is no readable one."""
     try:
-        return read_dataset(place).info.content_hash
+        return content_hash(read_dataset(place).volumes)
     except DataError:
         return None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmim.config.runs import FinetuneSettings, RunSettings
-from medmim.data.dataset.manifest import THIN, VolumeRecord, read_dataset
+from medmim.data.dataset.manifest import THIN, Dataset, VolumeRecord, content_hash, read_dataset
 from medmim.data.dataset.splits import partition
 from medmim.errors import DataError, UsageError, counted, size_text
 
@@ -53,7 +53,18 @@ def opening_lines(settings: RunSettings, home: Path) -> list[str]:
             f"warning: the test split has {counted(held_out, 'patient')}, too few for a conclusion: add "
             "patients, or repeat with --fold 0 to --fold 4"
         )
-    return lines
+    return [*lines, *_manifest_lines(dataset)]
+
+
+def _manifest_lines(dataset: Dataset) -> list[str]:
+    """Return a warning if the rows are not those of the hash by which runs are compared."""
+    if content_hash(dataset.volumes) == dataset.info.content_hash:
+        return []
+    return [
+        "warning: manifest.jsonl was changed after ingestion: this run counts as one of the unchanged "
+        "dataset, so comparisons with its other runs may be wrong; ingest again with --splits, --role or "
+        "--subjects"
+    ]
 
 
 def network_lines(

@@ -200,6 +200,14 @@ def test_a_dataset_that_was_moved_elsewhere_is_named_with_the_way_out(noted, tmp
         find_dataset_folders(home, {"dataset_hash": content})
 
 
+def test_a_dataset_whose_manifest_was_edited_is_another_one(noted):
+    home, content, data = noted
+    rows = (data / "manifest.jsonl").read_text("utf-8").splitlines()
+    (data / "manifest.jsonl").write_text("\n".join(rows[1:]) + "\n", "utf-8")
+    with pytest.raises(DataError, match="has been moved or changed: give its folder with --data"):
+        find_dataset_folders(home, {"dataset_hash": content})
+
+
 def test_the_default_folder_is_searched_without_a_note(noted, tmp_path):
     _, content, data = noted
     data.rename(tmp_path / "medmim-data")

@@ -21,6 +21,16 @@ def test_opening_lines_name_dataset_budget_and_results(tiny_dataset):
     assert lines[3].startswith("warning: the test split has 2 patients")
 
 
+def test_a_manifest_that_was_edited_is_warned_of(tmp_path):
+    data = tiny.make_dataset(tmp_path / "data", patients=6)
+    rows = (data / "manifest.jsonl").read_text("utf-8").splitlines()
+    (data / "manifest.jsonl").write_text("\n".join(rows[1:]) + "\n", "utf-8")
+    lines = opening_lines(PretrainSettings(data=data, minutes=3, batch_size=2, fold=0), Path("runs"))
+    assert [line.startswith("warning: manifest.jsonl was changed after ingestion") for line in lines[3:]] == [
+        True
+    ]
+
+
 def test_a_size_of_other_dimensions_is_refused_before_pytorch_is_imported(tiny_dataset):
     with pytest.raises(
         UsageError, match=r"--size 9,9: expected one number of voxels or 3, as the training is in 3D"
