@@ -78,17 +78,25 @@ def sandbox():
         yield running
 
 
+def _unsynced(raw, _):
+    if isinstance(raw, sqlite3.Connection):
+        raw.execute("PRAGMA synchronous = OFF")
+
+
 @pytest.fixture(scope="session")
 def new_home(tmp_path_factory):
     """A function that gives a fresh home folder; its database is a copy, since making one takes seconds.
 
     MLflow loads its migration scripts for every database that it opens, to find the newest: here only once.
+    And no test cuts the power of the machine, so nothing has to reach the disk at once.
     """
+    import sqlalchemy
     from mlflow.store.db import utils
 
     from medmim.tracking.mlflow_store import Store
 
     utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
+    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "connect", _unsynced)
     template = tmp_path_factory.mktemp("template")
     Store(template).client.search_experiments()
 
