@@ -115,20 +115,22 @@ def select_channels(dataset: Dataset, wanted: Sequence[str], log: Callable[[str]
     return Dataset(dataset.root, dataset.info, whole)
 
 
-def unstacked_channels(volumes: Iterable[VolumeRecord]) -> str:
-    """Return a line if visits have several volumes with the same label, as the channels of a case have."""
+def unstacked_channels(volumes: Iterable[VolumeRecord]) -> tuple[str, str]:
+    """Return a line if visits have several volumes with the same label, as the channels of a case have.
+
+    Returns:
+        The line, and the channels as `--channels` takes them; both empty if there are none.
+    """
     labels = [
         [one for one in visit if one.label_sha256 == visit[0].label_sha256]
         for visit in visits_of(one for one in volumes if one.label)
     ]
     shared = [visit for visit in labels if len({one.tokens for one in visit}) > 1]
     if not shared:
-        return ""
+        return "", ""
     words = ",".join("+".join(one.tokens) or "?" for one in shared[0])
-    return (
-        f"{counted(len(shared), 'visit has', 'visits have')} a label that belongs to several volumes: "
-        f"each is a case of its own; --channels {words} shows them to the network together"
-    )
+    visits = counted(len(shared), "visit has", "visits have")
+    return f"{visits} a label that belongs to several volumes: each is a case of its own", words
 
 
 def _tokens(channel: str) -> frozenset[str]:

@@ -89,10 +89,7 @@ def _pair(text: str, model: Sequence[str], data: Sequence[str]) -> tuple[str | N
 
 
 def _mismatch(model: Sequence[str], data: Sequence[str]) -> UsageError:
-    own, other = ([name.casefold() for name in names] for names in (model, data))
-    left = next((name for name in model if name.casefold() not in other), model[0])
-    right = next((name for name in data if name.casefold() not in own), data[0] if data else "")
     return UsageError(
         f"the classes of the model ({', '.join(model)}) do not match those of the data ({', '.join(data)}) "
-        f"by name: pair them with --label-map '{left}={right}', once for each class"
+        "by name: pair them with --label-map MODEL=DATA, once for each class; an empty side leaves one out"
     )

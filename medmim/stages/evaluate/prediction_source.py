@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medmim.data.dataset.channels import group_channels
+from medmim.data.dataset.channels import group_channels, unstacked_channels
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.errors import DataError, counted
 from medmim.stages.evaluate.case_scores import CaseScorer, ModelScorer
@@ -109,6 +109,9 @@ def annotated_cases(
         notes.append(
             f"left out: {len(inside) - len(usable)} of {counted(len(inside), 'image')} without annotation"
         )
+    line, words = unstacked_channels(usable) if source.trained and not source.trained.channels else ("", "")
+    if line:
+        notes.append(f"{line} ({words}), also where the model was trained on another one of them")
     unknown = sum(one.flags.get("spacing") == "unknown" for one in usable)
     if source.task.measures_mm and unknown:
         notes.append(f"unknown pixel size of {counted(unknown, 'image')}: scores assume 1 mm")

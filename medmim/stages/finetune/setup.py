@@ -158,8 +158,9 @@ def _divide(
     if unused:
         lacking = f"{len(unused)} of {counted(len(dataset.volumes), 'image')}"
         log(f"left out: {lacking} without {needed.removeprefix('a ')}{task.hint}{shown}")
-    if line := unstacked_channels(dataset.volumes):
-        log(f"channels: {line}")
+    line, words = unstacked_channels(dataset.volumes)
+    if line:
+        log(f"channels: {line}; --channels {words} shows them to the network together")
     divided = partition(stored, fold=settings.fold, usable=task.usable, volumes=dataset.volumes)
     for name in ("train", "test"):
         if not getattr(divided, name):

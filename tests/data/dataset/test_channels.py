@@ -48,8 +48,10 @@ def test_incomplete_visits_are_cases_on_request_and_say_what_they_lack():
 
 def test_labels_that_several_volumes_share_suggest_channels():
     shared = [volume("a", number, word, label=True) for number, word in enumerate(("t1", "flair"))]
-    assert unstacked_channels(shared).endswith("own; --channels t1,flair shows them to the network together")
-    assert unstacked_channels([shared[0], volume("a", 1, "flair"), volume("b", 0, "t2", label=True)]) == ""
+    line = "1 visit has a label that belongs to several volumes: each is a case of its own"
+    assert unstacked_channels(shared) == (line, "t1,flair")
+    alone = [shared[0], volume("a", 1, "flair"), volume("b", 0, "t2", label=True)]
+    assert unstacked_channels(alone) == ("", "")
 
 
 def test_different_labels_of_one_visit_are_reported(tmp_path):
