@@ -29,7 +29,7 @@ SHARED = {**tiny.TINY, "steps": 1, "num_evaluations": 1}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A dataset of thirty patients, six of them in the test set."""
+    """A dataset of thirty patients, six of them in the test set, for comparisons."""
     return tiny.make_dataset(tmp_path_factory.mktemp("sources") / "secret-place", patients=30, seed=5)
 
 
@@ -214,12 +214,12 @@ def test_a_dry_run_runs_nothing(data, new_home):
     assert planned.compared is None
 
 
-def test_predicted_hours_come_from_two_short_trainings_of_each_kind(data, new_home):
+def test_predicted_hours_come_from_two_short_trainings_of_each_kind(tiny_dataset, new_home):
     """The second reads prepared volumes from the cache, as most steps do; only the cache is kept."""
     engine, home = Engine(), new_home()
-    words = {"dataset": read_dataset(data), "engine": LocalEngine(engine), "near": home / "studies"}
+    words = {"dataset": read_dataset(tiny_dataset), "engine": LocalEngine(engine), "near": home / "studies"}
     timer = partial(timed_minutes, **words, limit_s=3600.0)  # a busy machine trains twice too
-    planned = study(settings(data), home=home, options=DRY, timer=timer, log=str)
+    planned = study(settings(tiny_dataset), home=home, options=DRY, timer=timer, log=str)
     assert [title.split()[0] for title in engine.ran] == ["finetune", "finetune", "pretrain", "pretrain"]
     assert planned.plan.source == "finetune dynunet: a short timing, pretrain dynunet: a short timing"
     assert 0 < planned.plan.hours < 1
@@ -263,7 +263,7 @@ def test_no_training_starts_that_would_exceed_max_hours(data, new_home):
     assert len(cut.left) == 4
 
 
-def test_predictions_follow_the_minutes_that_trainings_took(data, new_home):
+def test_predictions_follow_the_minutes_that_trainings_took(tiny_dataset, new_home):
     """Each takes 15 minutes instead of the predicted 35, so that the third still ends within the hour."""
     clock, lines = SimpleNamespace(now=0.0), []
 
@@ -278,7 +278,7 @@ def test_predictions_follow_the_minutes_that_trainings_took(data, new_home):
         "log": lines.append,
     }
     whole = study(
-        settings(data, masks=["mesh"]), engine=LocalEngine(faster), clock=lambda: clock.now, **words
+        settings(tiny_dataset, masks=["mesh"]), engine=LocalEngine(faster), clock=lambda: clock.now, **words
     )
     assert whole.left == ()
     left = [line.partition("; ")[2] for line in lines if line.startswith("    15.0 minutes")]
@@ -343,10 +343,10 @@ def test_trials_that_another_plan_names_differently_stay_one_arm(data, new_home)
     assert compared.findings.as_json() == found.compared.findings.as_json()
 
 
-def test_trials_of_an_earlier_plan_are_left_out(data, new_home):
+def test_trials_of_an_earlier_plan_are_left_out(tiny_dataset, new_home):
     home, words = new_home(), {"masks": [], "name": "changed"}
     for steps in (1, 2):
-        changed = settings(data, finetune={**SHARED, "steps": steps}, **words)
+        changed = settings(tiny_dataset, finetune={**SHARED, "steps": steps}, **words)
         study(changed, home=home, engine=LocalEngine(Engine()), timer=no_timing, log=str)
     compared = compare_study("changed", home=home)
     (only,) = compared.findings.arms
@@ -355,10 +355,10 @@ def test_trials_of_an_earlier_plan_are_left_out(data, new_home):
     assert "left out: 1 finished trial of an earlier plan of this name" in compared.notes
 
 
-def test_trials_trained_by_another_study_are_reused(data, new_home):
+def test_trials_trained_by_another_study_are_reused(tiny_dataset, new_home):
     home, words = new_home(), {"masks": []}
     for name in ("first", "second"):
-        named = settings(data, name=name, **words)
+        named = settings(tiny_dataset, name=name, **words)
         study(named, home=home, engine=LocalEngine(Engine()), timer=no_timing, log=str)
     assert len(compare_study("second", home=home).findings.arms) == 1
     assert any(run.data.tags.get("role") == "cell" for run in runs_of_study(Store(home), "second"))
@@ -374,10 +374,10 @@ class Ahead(LocalEngine):
         yield from super().run(list(jobs), home)
 
 
-def test_on_a_cluster_fine_tunings_wait_for_all_pretrainings(data, new_home):
+def test_on_a_cluster_fine_tunings_wait_for_all_pretrainings(tiny_dataset, new_home):
     engine = Engine()
     words = {"home": new_home(), "timer": no_timing, "log": str}
-    found = study(settings(data), engine=Ahead(engine), **words)
+    found = study(settings(tiny_dataset), engine=Ahead(engine), **words)
     assert found.failures == ()
     assert [title.split()[0] for title in engine.ran] == [
         "finetune",
