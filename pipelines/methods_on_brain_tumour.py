@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from frozen_probe import probe
 
 import medmim
 from medmim import files
@@ -78,6 +77,8 @@ def _cell(
     batch_size: int,
 ) -> dict[str, Any]:
     """Pretrain one method with one seed, and probe it."""
+    from frozen_probe import probe  # noqa: PLC0415 (it loads PyTorch, for which --help does not wait)
+
     weights, found = None, {"steps": 0.0, "run_id": ""}
     if "method" in arm:
         result = medmim.pretrain(
