@@ -22,6 +22,8 @@ from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from medmim.errors import UsageError
+
 Method = Literal["dataset", "body", "volume", "none", "legacy"]
 Voxels = Float[Tensor, "*space"]
 
@@ -120,7 +122,14 @@ def choose_normalisation(
         intensities: statistics of the training volumes, by modality; see `fingerprint.py`.
         wanted: auto (by modality), or a method of `IntensityRule` for all modalities.
         window: lowest and highest intensity to keep, in HU for CT; None: from the data.
+
+    Raises:
+        UsageError: for a window with a method that has none.
     """
+    if window and wanted not in ("auto", "dataset"):
+        raise UsageError(
+            f"window: normalisation={wanted} has none; leave it out, or use normalisation=dataset"
+        )
     rules: dict[str, IntensityRule] = {}
     for modality, found in intensities.items():
         method = wanted if wanted != "auto" else Normalisation().rule_for(modality).method

@@ -252,8 +252,9 @@ def target_spacing(volume: VolumeRecord, plan: PreprocessingPlan) -> Spacing | N
 
 def _given_spacing(spacing_mm: Sequence[float]) -> Spacing | None:
     given = tuple(spacing_mm) * 3 if len(spacing_mm) == 1 else tuple(spacing_mm)
-    if len(given) != 3:
-        raise ShapeError(f"spacing_mm: expected one or three numbers, got {len(given)}; use 1 or 0.8,0.8,3")
+    if len(given) != 3 or 0 < sum(map(bool, given)) < 3:
+        shown = ",".join(f"{one:g}" for one in spacing_mm)
+        raise ShapeError(f"spacing_mm: expected 0, or one or three other numbers, got {shown}; use 0.8,0.8,3")
     return None if not all(given) else (given[0], given[1], given[2])
 
 

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from medmim.data.loading.normalisation import LEGACY, IntensityRule, Normalisation, body_mask, normalise
+from medmim.data.loading.normalisation import (
+    LEGACY,
+    IntensityRule,
+    Normalisation,
+    body_mask,
+    choose_normalisation,
+    normalise,
+)
+from medmim.errors import UsageError
 
 CT = IntensityRule(method="dataset", low=-160, high=240, mean=40, sd=50)
 
@@ -84,3 +92,9 @@ def test_rules_survive_json():
 
 def test_the_body_of_a_constant_image_is_all_of_it():
     assert body_mask(torch.ones(3, 3)).all()
+
+
+@pytest.mark.parametrize("method", ["none", "body", "volume"])
+def test_a_window_that_a_method_would_not_use_is_refused(method):
+    with pytest.raises(UsageError, match=f"window: normalisation={method} has none"):
+        choose_normalisation({}, method, (-160.0, 240.0))

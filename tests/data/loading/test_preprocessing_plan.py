@@ -111,6 +111,14 @@ def test_a_size_that_is_almost_all_padding_is_refused_with_one_that_fits():
     assert plan_for(volumes, dims=3, size=(1024,), view="whole").size == (1024,) * 3
 
 
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.0, 1.0, 1.0)])
+def test_a_spacing_of_some_axes_is_refused(spacing):
+    with pytest.raises(
+        ShapeError, match=r"spacing_mm: expected 0, or one or three other numbers, got .*1; use"
+    ):
+        plan_for([row((32, 32, 32))], dims=3, size=None, spacing_mm=spacing)
+
+
 def test_no_volumes_are_refused():
     with pytest.raises(DataError, match="no volumes to train on") as caught:
         plan_for([], dims=None, size=None)
