@@ -161,17 +161,29 @@ def _best(known: Sequence[ListedModel], log: Callable[[str], None]) -> ListedMod
         raise RunError(f"--model: expected the name of one model, as several have a champion: {names}")
     if champions:
         log(f"model: {_words(champions[0])}: the champion")
+        _note_others(champions[0], known, log)
         return champions[0]
     comparable = _comparable(known, log)
     usable = [[one for one in comparable if one.status == status] for status in (CANDIDATE, CONTROL, FAILED)]
     best = max(next(filter(None, usable)), key=_rank)
     log(f"model: {_words(best)}: {_rank_in_words(best, comparable)}; choose another with --model")
+    _note_others(best, known, log)
     if best.status != CANDIDATE:
         log(f"warning: no candidate is registered; this version is marked '{best.status}'")
     higher = [one for one in usable[1] if _rank(one)[0] > _rank(best)[0]]
     if best.status == CANDIDATE and higher:
         log(f"warning: the control without pretraining scores higher: {_words(max(higher, key=_rank))}")
     return best
+
+
+def _note_others(chosen: ListedModel, known: Sequence[ListedModel], log: Callable[[str], None]) -> None:
+    """Log how many versions are of another dataset or split, as several datasets may have one name."""
+    others = [one for one in known if one.run and chosen.run and _group(one.run) != _group(chosen.run)]
+    if others:
+        log(
+            f"warning: {counted(len(others), 'version')} of another dataset or split, such as "
+            f"{_title(others[-1])}, not considered; choose with --model NAME:VERSION"
+        )
 
 
 def _comparable(known: Sequence[ListedModel], log: Callable[[str], None]) -> list[ListedModel]:

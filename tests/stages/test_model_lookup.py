@@ -98,6 +98,10 @@ def test_scores_are_compared_on_one_split_only(registry):
     registry.add("lung", score=0.9, split="other")
     newest = registry.add("lung", score=0.5)
     assert registry.chosen() == newest
+    assert registry.said[1].startswith("warning: 1 version of another dataset or split, such as lung 1, not")
+    registry.add("lung", alias="champion", score=0.1, split="third")
+    registry.chosen("lung")
+    assert registry.said[1].startswith("warning: 2 versions of another dataset or split")
 
 
 def test_the_champion_comes_first_and_words_choose_others(registry):
