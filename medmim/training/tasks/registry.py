@@ -92,6 +92,11 @@ def prepare_task(
     plan, lines = choose_plan(
         plan, settings, fingerprint, names=names.values(), axes=_LEFT_RIGHT, volumes=train
     )
+    if (name := dataset.info.label_names.get(settings.ignore_label or 0)) is not None:
+        lines.append(
+            f"warning: ignore_label={settings.ignore_label} is the class '{name}' of the dataset: its voxels "
+            "are left out of training and test, and the class is not learned"
+        )
     for line in [*lines, *task.notes(dataset, fingerprint, names)]:
         log(line)
     return task.with_labels(plan, dataset, fingerprint), names

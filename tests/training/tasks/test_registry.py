@@ -126,6 +126,13 @@ def test_the_plan_has_codes_ignored_value_and_mirroring(tmp_path):
     assert any("classes 17 and 53 are a left–right pair by position and size" in line for line in lines)
 
 
+def test_a_class_that_counts_as_not_annotated_is_named(tmp_path):
+    plan, names, lines = prepared(tmp_path, ignore_label=53)
+    assert (names, plan.ignore_label) == ({1: "a", 2: "label_255"}, 53)
+    assert any(line.startswith("warning: ignore_label=53 is the class 'b' of the dataset") for line in lines)
+    assert not any("ignore_label" in line for line in prepared(tmp_path, ignore_label=255)[2])
+
+
 def test_merged_classes_are_trained_as_one_and_other_values_are_named(tmp_path):
     rows = [two_balls(tmp_path, number) for number in range(3)]
     dataset = Dataset(tmp_path, DatasetInfo(name="d", label_names={17: "a", 53: "b"}), tuple(rows))
