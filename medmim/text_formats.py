@@ -9,6 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+NOT_STATED = frozenset(
+    {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}
+)  # empty cells, as programs write them
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # spreadsheets also evaluate the wide forms
 
 

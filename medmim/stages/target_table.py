@@ -14,12 +14,11 @@ from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.dataset.pseudonyms import KEY_FILE, Keys
 from medmim.errors import UsageError, counted
-from medmim.text_formats import parse_csv
+from medmim.text_formats import NOT_STATED, parse_csv
 
 _KEYS = ("volume", "subject", "patient")
 _FIELDS = {"site": "source", "source": "source", "modality": "modality", "group": "group", "split": "split"}
 UNKNOWN_GROUP = "not given"
-_NOT_STATED = {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}  # empty cells, as programs write them
 _COMMA_NUMBER = re.compile(r"[-+]?\d[\d.]*,[\d,.]*")
 
 
@@ -55,7 +54,7 @@ def read_column(
         if None in row:  # such as a comma in a text without quotes, after which cells are in wrong columns
             raise UsageError(f"{where} line {number}: expected {counted(len(columns), 'cell')}, got more")
         value = str(row[column] or "").strip()
-        stated = value.lower() not in _NOT_STATED
+        stated = value.lower() not in NOT_STATED
         if stated and found.setdefault(str(row[key]).strip(), value) != value:
             raise UsageError(f"{where} line {number}: the {key} of this row has another {column} too")
     return key, _in_one_spelling(found, f"{where}, column {column}")

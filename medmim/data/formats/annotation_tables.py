@@ -20,6 +20,7 @@ from medmim.data.formats.annotations import (
 )
 from medmim.data.formats.class_names import clean_class_name
 from medmim.data.formats.images import PICTURE_SUFFIXES
+from medmim.text_formats import NOT_STATED
 
 _DELIMITERS = ",;\t|"
 _IMAGE_COLUMNS = (
@@ -47,7 +48,6 @@ _KNOWN = {
 }  # fmt: skip
 _NO_BOX = {"", "nan", "none", "null", "na", "n/a", "-1", "-1.0"}  # cells of a row without a box
 _NO_CLASS = {"no finding", "no findings", "normal", "none"}  # an image of none of the classes
-_NOT_STATED = {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}  # empty cells, as programs write them
 _BINARY = {
     "1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0,
     "-1": -1.0, "-1.0": -1.0,
@@ -239,7 +239,7 @@ def _read_classes(rows: Sequence[Row], faults: Counter[str], *, image: str, targ
 
 def _words_in(cell: str) -> list[str]:
     """Return the classes in a cell: one, or several as a|b or ['a', 'b']."""
-    if cell.lower() in _NOT_STATED:
+    if cell.lower() in NOT_STATED:
         return []
     if cell.startswith("[") and cell.endswith("]"):
         return [word for part in cell[1:-1].split(",") if (word := part.strip(" '\""))]
@@ -253,7 +253,7 @@ def _read_one_hot(rows: Sequence[Row], faults: Counter[str], *, image: str) -> A
     a single column of 0 and 1 means is not known: it may be a class or, say, the sex.
     """
     values = {name: {row[name].lower() for row in rows} for name in rows[0] if name != image}
-    columns = [name for name, found in values.items() if found <= {*_BINARY, *_NOT_STATED}]
+    columns = [name for name, found in values.items() if found <= {*_BINARY, *NOT_STATED}]
     found = [{_BINARY.get(cell) for cell in values[name]} for name in columns]
     if sum(1 in own for own in found) < 2:
         return AnnotationFile(tried="table" if any({0, 1} <= own for own in found) else "")

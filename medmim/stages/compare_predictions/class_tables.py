@@ -21,7 +21,7 @@ from medmim.stages.compare_predictions.cases import (
     problem_notes,
     unmatched_images,
 )
-from medmim.text_formats import parse_csv
+from medmim.text_formats import NOT_STATED, parse_csv
 from medmim.training.evaluation.classification_metrics import arrays, calibration_curve, grades_of
 
 IMAGE_COLUMNS = ("image", "file", "case", "id")
@@ -31,7 +31,6 @@ _KAPPA = "quadratic_kappa"
 _MOST_GRADES = 20
 _MAX_BYTES = 1 << 28
 _OFF = 0.05  # rounding error of a sum of probabilities
-_NOT_STATED = {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}  # empty cells, as programs write them
 _WHY_GRADES = "quadratic kappa is tested, because it weighs an error by its distance; accuracy is described"
 _WHY = "macro-F1 is tested, because every class has equal weight; accuracy is described"
 
@@ -92,7 +91,7 @@ def _classes(labels: Path) -> dict[str, str]:
     if column is None:
         raise UsageError(f"--labels '{labels.name}': expected the columns image and label, got no label")
     classes = {name: row[column] for name, row in truth.items()}
-    if empty := [name for name, label in classes.items() if label.lower() in _NOT_STATED]:
+    if empty := [name for name, label in classes.items() if label.lower() in NOT_STATED]:
         raise DataError(
             f"--labels '{labels.name}': expected a {column} for each image, got none for {len(empty)}, such "
             f"as {empty[0]}; leave out their rows"
