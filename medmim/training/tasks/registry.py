@@ -87,16 +87,16 @@ def prepare_task(
         spacing_mm=settings.spacing_mm,
     )
     ignore = dataset.info.ignore_label if settings.ignore_label is None else settings.ignore_label
+    if (name := dataset.info.label_names.get(settings.ignore_label or 0)) is not None:
+        log(
+            f"warning: ignore_label={settings.ignore_label} is the class '{name}' of the dataset: its voxels "
+            "are left out of training and test, and the class is not learned"
+        )
     fingerprint = fingerprint_of(settings.data, train, home=home, ignore=ignore)
     names = task.names(dataset, train, fingerprint)
     plan, lines = choose_plan(
         plan, settings, fingerprint, names=names.values(), axes=_LEFT_RIGHT, volumes=train
     )
-    if (name := dataset.info.label_names.get(settings.ignore_label or 0)) is not None:
-        lines.append(
-            f"warning: ignore_label={settings.ignore_label} is the class '{name}' of the dataset: its voxels "
-            "are left out of training and test, and the class is not learned"
-        )
     for line in [*lines, *task.notes(dataset, fingerprint, names)]:
         log(line)
     return task.with_labels(plan, dataset, fingerprint), names
