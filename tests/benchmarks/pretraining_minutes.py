@@ -4,9 +4,10 @@
 
 Length 0 is random weights. Every fine-tuning has the same number of steps: on a busy machine equal processor
 minutes are not equal steps. The seeds of a length share its pretraining: their spread is that of fine-tuning.
-Rows are appended to docs/results/pretraining_minutes.csv as they are finished; rows that are there are not
-run again, and a finished pretraining of the same length in that home is not repeated. `--picture FILE.png`
-draws the table. Set OMP_NUM_THREADS=1.
+`--label-fraction` and `--finetune-steps` choose another curve, of the same pretrainings. Rows are appended to
+docs/results/pretraining_minutes.csv as they are finished; rows that are there are not run again, and a
+finished pretraining of the same length in that home is not repeated. `--picture FILE.png` draws the table.
+Set OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ class Curve:
         words = ["git", "rev-parse", "--short", "HEAD"]
         self.commit = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
         known = pd.read_csv(given.out) if given.out.is_file() else pd.DataFrame(columns=COLUMNS)
-        self.done = set(zip(known["pretrain_minutes"], known["seed"], strict=True))
+        same = known[
+            (known["label_fraction"] == given.label_fraction)
+            & (known["finetune_steps"] == given.finetune_steps)
+        ]
+        self.done = set(zip(same["pretrain_minutes"], same["seed"], strict=True))
 
     def run(self) -> None:
         """Train what is missing, the shortest pretraining first."""
@@ -116,4 +121,8 @@ if __name__ == "__main__":
     chosen = parser.parse_args()
     Curve(chosen).run()
     if chosen.picture:
-        draw(pd.read_csv(chosen.out), chosen.picture)
+        rows = pd.read_csv(chosen.out)
+        same = (rows["label_fraction"] == chosen.label_fraction) & (
+            rows["finetune_steps"] == chosen.finetune_steps
+        )
+        draw(rows[same], chosen.picture)
