@@ -22,8 +22,9 @@ from scipy import ndimage
 from medmim import files
 from medmim.data.dataset.channels import channels_of
 from medmim.data.dataset.manifest import VolumeRecord
-from medmim.data.formats.nifti import Image, read_image
+from medmim.data.formats.nifti import Image
 from medmim.data.loading.normalisation import IntensityStatistics, body_mask
+from medmim.data.loading.recorded_files import read_recorded
 from medmim.errors import DataError
 
 FOLDER = "fingerprints"  # in `MEDMIM_HOME`
@@ -137,7 +138,8 @@ def _compute(root: Path, volumes: Sequence[VolumeRecord], *, ignore: int | None,
     full = 0
     for number, volume in enumerate(volumes):
         try:
-            label = read_image(root / volume.label) if labels and volume.label else None
+            with_label = labels and volume.label is not None
+            label = read_recorded(root / str(volume.label), volume.label_sha256) if with_label else None
             read = number % step == 0
             intensities = list(_intensities(root, volume, label, ignore=ignore)) if read else []
         except (DataError, OSError) as error:
@@ -168,7 +170,7 @@ def _intensities(
 ) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield modality, region and up to 10,000 evenly spaced intensities of the region, for each channel."""
     for channel in channels_of(volume):
-        array = read_image(root / channel.image).array
+        array = read_recorded(root / channel.image, channel.sha256).array
         values, region = np.zeros(0), "labels"
         if label is not None and label.array.shape == array.shape:
             values = array[(label.array > 0) & (label.array != (0 if ignore is None else ignore))]

@@ -23,10 +23,10 @@ from medmim.data.dataset.boxes import Boxes, map_boxes, stored_boxes
 from medmim.data.dataset.channels import ChannelStack, channels_of, missing_channels
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.geometry import corner_distance
-from medmim.data.formats.nifti import read_image
 from medmim.data.loading.disk_cache import DIGITS, DiskCache
 from medmim.data.loading.foreground_sampling import IGNORE, labelled_places
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, slice_axis, target_spacing
+from medmim.data.loading.recorded_files import read_recorded
 from medmim.data.loading.transforms import PLACES
 from medmim.errors import DataError
 
@@ -166,7 +166,7 @@ def preprocess(root: Path, volume: VolumeRecord, plan: PreprocessingPlan) -> Pre
     """Load, reorient, resample or resize, and normalise one volume as the plan specifies."""
     read = {"image": _image(root, volume)}
     if volume.label:
-        read["label"] = _read(root / volume.label, volume)
+        read["label"] = _read(root / volume.label, volume.label_sha256, volume)
         if read["label"].shape[1:] != read["image"].shape[1:]:
             raise DataError(
                 f"volume {volume.id}: label and image have different shapes; run `medmim ingest` again",
@@ -195,7 +195,7 @@ def preprocess(root: Path, volume: VolumeRecord, plan: PreprocessingPlan) -> Pre
 
 def _image(root: Path, volume: VolumeRecord) -> MetaTensor:
     """Return all channels of a case, which must have the same grid."""
-    first, *others = (_read(root / channel.image, volume) for channel in channels_of(volume))
+    first, *others = (_read(root / channel.image, channel.sha256, volume) for channel in channels_of(volume))
     for other in others:
         off = corner_distance(first.shape[1:], np.asarray(first.affine), np.asarray(other.affine))
         if other.shape != first.shape or off > _SAME_GRID * float(first.pixdim.min()):
@@ -231,9 +231,9 @@ def class_indices(label: Tensor, plan: PreprocessingPlan) -> Tensor:
     return torch.from_numpy(classes.astype(np.uint8))
 
 
-def _read(path: Path, volume: VolumeRecord) -> MetaTensor:
+def _read(path: Path, sha256: str | None, volume: VolumeRecord) -> MetaTensor:
     try:
-        image = read_image(path)
+        image = read_recorded(path, sha256)
     except (DataError, OSError) as error:
         raise DataError(
             f"volume {volume.id}: {error}; or run `medmim ingest` again", reason="damaged_dataset"

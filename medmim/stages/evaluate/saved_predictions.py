@@ -18,6 +18,7 @@ from medmim.data.formats.nifti import Image, read_image
 from medmim.data.loading.foreground_sampling import IGNORE
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, slice_axis
+from medmim.data.loading.recorded_files import read_recorded
 from medmim.errors import DataError, UsageError
 from medmim.files import inner_path
 from medmim.stages.evaluate.case_scores import label_classes, merged_boxes
@@ -202,7 +203,7 @@ class PredictionScorer:
 
     def _maps(self, case: VolumeRecord) -> tuple[Image, np.ndarray, np.ndarray]:
         """Return the label file, and class numbers of label and prediction."""
-        label = read_image(self.root / str(case.label))
+        label = read_recorded(self.root / str(case.label), case.label_sha256)
         truth = _classes(label.array, self._truth)
         if case.id not in self.saved.labels:
             return label, truth, np.zeros_like(truth)

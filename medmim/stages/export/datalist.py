@@ -18,8 +18,9 @@ import numpy as np
 from medmim import __version__, files
 from medmim.data.dataset.channels import channels_of
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
-from medmim.data.formats.nifti import Image, read_image
+from medmim.data.formats.nifti import Image
 from medmim.data.formats.write_volume import encode_image
+from medmim.data.loading.recorded_files import read_recorded, refuse_changed
 from medmim.errors import DataError, UsageError
 
 _ENDING = ".nii.gz"
@@ -80,9 +81,8 @@ def write_raw_dataset(dataset: Dataset, folder: Path, staging: Path, channels: t
     for case in cases:
         part = "Ts" if case.split == "test" else "Tr"
         for number, channel in enumerate(channels_of(case)):
-            _copy(
-                dataset.root / channel.image, staging / f"images{part}" / f"{case.id}_{number:04d}{_ENDING}"
-            )
+            place = staging / f"images{part}" / f"{case.id}_{number:04d}{_ENDING}"
+            _copy(dataset.root / channel.image, place, channel.sha256)
         _write_label(dataset, case, staging / f"labels{part}" / f"{case.id}{_ENDING}", values)
     files.write_json(staging / "dataset.json", _raw_description(dataset, channels))
     split = {
@@ -122,7 +122,7 @@ def _label_values(dataset: Dataset) -> dict[int, int]:
 
 def _write_label(dataset: Dataset, case: VolumeRecord, place: Path, values: Mapping[int, int]) -> None:
     source = dataset.root / str(case.label)
-    image = read_image(source)
+    image = read_recorded(source, case.label_sha256)
     codes, index = np.unique(np.rint(image.array).astype(np.int64), return_inverse=True)
     unknown = [int(code) for code in codes if int(code) not in values]
     if unknown:
@@ -133,14 +133,15 @@ def _write_label(dataset: Dataset, case: VolumeRecord, place: Path, values: Mapp
         )
     labels = [values[int(code)] for code in codes]
     if labels == codes.tolist():
-        _copy(source, place)
+        _copy(source, place, case.label_sha256)
         return
     recoded = np.array(labels, dtype=np.uint16)[index].reshape(image.array.shape)
     files.write_bytes(place, encode_image(Image(recoded, image.affine)), lasting=False)
 
 
-def _copy(source: Path, place: Path) -> None:
+def _copy(source: Path, place: Path, sha256: str | None) -> None:
     try:
+        refuse_changed(source, sha256)
         content = source.read_bytes()
     except OSError as error:
         raise DataError(

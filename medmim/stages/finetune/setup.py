@@ -16,6 +16,7 @@ from medmim.data.dataset.manifest import Dataset, digest_of, read_dataset
 from medmim.data.dataset.splits import Partition, limit_patients, partition
 from medmim.data.loading.patches import PatchDataset
 from medmim.data.loading.preprocessing_plan import plan_for
+from medmim.data.loading.recorded_files import refuse_changed_labels
 from medmim.encoders import Encoder
 from medmim.errors import DataError, counted
 from medmim.heads import build_head, transfer_decoder
@@ -168,6 +169,7 @@ def _divide(
                 f"the {name} split has no patient with {needed}: label more patients, or use --fold",
                 reason="no_labels",
             )
+    refuse_changed_labels(stored.root, [*divided.train, *divided.val, *divided.test])
     train, val, test = (task.validate(part, log) for part in (divided.train, divided.val, divided.test))
     limited = limit_patients(
         train, count=settings.num_labelled, share=settings.label_fraction, classes_of=task.classes_of

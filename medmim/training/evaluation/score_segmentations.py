@@ -14,11 +14,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from medmim.data.dataset.manifest import VolumeRecord
-from medmim.data.formats.nifti import read_image
 from medmim.data.loading.finite_checks import load_finite
 from medmim.data.loading.foreground_sampling import IGNORE
 from medmim.data.loading.preprocess import PreprocessedVolume, VolumeLoader, class_indices
 from medmim.data.loading.preprocessing_plan import Regions, target_spacing
+from medmim.data.loading.recorded_files import read_recorded
 from medmim.training.evaluation.inference import class_groups, labels_of, labels_on_grid
 from medmim.training.evaluation.postprocessing import Rules, apply_postprocessing, components_of
 from medmim.training.evaluation.segmentation_metrics import (
@@ -211,7 +211,7 @@ def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _native_label(volumes: VolumeLoader, volume: VolumeRecord) -> tuple[Tensor, np.ndarray]:
-    stored = read_image(volumes.root / str(volume.label))
+    stored = read_recorded(volumes.root / str(volume.label), volume.label_sha256)
     values = torch.from_numpy(np.rint(stored.array).astype(np.int64)).unsqueeze(0)
     return class_indices(values, volumes.plan), stored.affine
 

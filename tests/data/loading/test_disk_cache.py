@@ -1,4 +1,6 @@
 import errno
+import gzip
+import hashlib
 import multiprocessing
 import os
 import random
@@ -155,16 +157,25 @@ def test_what_a_killed_writer_left_is_removed_when_it_is_old(cache):
     assert new.exists()
 
 
+def rewritten(path):
+    """Compress a file differently and return its new hash."""
+    content = gzip.compress(gzip.decompress(path.read_bytes()), 1)
+    path.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
 @pytest.mark.parametrize("change", ["sha256", "label_sha256", "modality", "spacing_mm", "dims"])
-def test_another_source_or_preparation_has_another_key(tiny_dataset, cache, change):
-    plan, row = PreprocessingPlan(3, (16, 16, 16)), read_dataset(tiny_dataset).volumes[0]
+def test_another_source_or_preparation_has_another_key(dataset_copy, cache, change):
+    plan, row = PreprocessingPlan(3, (16, 16, 16)), read_dataset(dataset_copy).volumes[0]
     others = {
         "spacing_mm": PreprocessingPlan(3, (16, 16, 16), (1.0, 1.0, 1.0)),
         "dims": PreprocessingPlan(2, (16, 16)),
     }
-    other_row = row if change in others else row.model_copy(update={change: "CT"})
-    for volume, where in ((row, plan), (other_row, others.get(change, plan))):
-        VolumeLoader(tiny_dataset, where, cache_gb=1.0, disk=cache)(volume)
+    VolumeLoader(dataset_copy, plan, cache_gb=1.0, disk=cache)(row)
+    if change not in others:
+        written = {"sha256": row.image, "label_sha256": row.label}.get(change)
+        row = row.model_copy(update={change: rewritten(dataset_copy / written) if written else "CT"})
+    VolumeLoader(dataset_copy, others.get(change, plan), cache_gb=1.0, disk=cache)(row)
     assert len(kept(cache.folder)) == 2
 
 

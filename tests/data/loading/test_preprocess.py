@@ -167,7 +167,8 @@ def test_a_label_of_another_shape_is_refused(tmp_path):
         label=np.ones((5, 5, 5), np.uint8),
     )
     (tmp_path / row.label).write_bytes((tmp_path / "other" / other.label).read_bytes())
-    with pytest.raises(DataError, match="label"):
+    row = row.model_copy(update={"label_sha256": other.label_sha256})
+    with pytest.raises(DataError, match="label and image have different shapes"):
         preprocess(tmp_path, row, PLAN)
 
 
