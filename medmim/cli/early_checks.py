@@ -5,6 +5,7 @@ They repeat checks of the stages, and leave to the stages what they cannot decid
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import sqlite3
@@ -14,7 +15,8 @@ from typing import Any
 
 from medmim import files
 from medmim.cli.options import home
-from medmim.errors import RunError, UsageError, did_you_mean, unknown_name
+from medmim.errors import RunError, UsageError, unknown_name
+from medmim.tracking.run_ids import COMPARE, INIT, MODEL, RUNS_NAMED, RunOption
 
 # the names of the tables in medmim.encoders, masks, methods and heads, which import PyTorch; a test compares
 NAMES = {
@@ -68,9 +70,9 @@ def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
 
         find_config(parameters["config"], StudySettings)
     _check_dataset(command, parameters)
-    _check_run("--init", parameters.get("init"), "scratch")
+    _check_run(INIT, parameters.get("init"))
     _check_pretraining(command, parameters)
-    _check_run("--model", parameters.get("model"))
+    _check_run(MODEL, parameters.get("model"))
     _check_stored(command, parameters)
 
 
@@ -83,11 +85,8 @@ def _check_names(parameters: Mapping[str, Any]) -> None:
 
 def _check_stored(command: str, parameters: Mapping[str, Any]) -> None:
     """Check the runs of a comparison and the name of a study."""
-    for word in _words(parameters.get("runs")) if command == "compare" else ():
-        if _count_matches(home() / "mlflow.db", word) == 0:
-            raise RunError(
-                f"no run '{word}' in '{home()}': expected ids of fine-tuning runs; see `medmim runs`"
-            )
+    if command == "compare":
+        _check_run(COMPARE, parameters.get("runs"))
     if command in _NAMES_STUDY and parameters.get("study"):
         _check_study(_NAMES_STUDY[command], parameters["study"])
 
@@ -137,39 +136,39 @@ def _check_dataset(command: str, parameters: Mapping[str, Any]) -> None:
         read_dataset(path)
 
 
-def _check_run(option: str, value: Any, *accepted: str) -> None:
+def _check_run(option: RunOption, value: Any) -> None:
     for word in _words(value):
-        if word not in accepted:
-            _check_word(option, word, *accepted)
+        if option is not COMPARE and files.names_weights_file(word):
+            if not Path(word).is_file():
+                raise RunError(f"{option.name} {word}: no such file; expected a file of weights")
+        elif option is not INIT or word != "scratch":
+            _check_word(option, word)
 
 
-def _check_word(option: str, word: str, *accepted: str) -> None:
-    if files.names_weights_file(word):
-        if not Path(word).is_file():
-            raise RunError(f"{option} {word}: no such file; expected a file of weights")
-        return
+def _check_word(option: RunOption, word: str) -> None:
     database = home() / "mlflow.db"
-    if _count_matches(database, word) == 0:
+    if option is MODEL:
         models = [str(name) for (name,) in _rows(database, "SELECT name FROM registered_models") or ()]
-        raise RunError(
-            f"{option} {word}: expected {''.join(f'`{one}`, ' for one in accepted)}a weights file, a "
-            f"run id or the name of a registered model, but it matches no run or model in '{home()}'"
-            f"{did_you_mean(word, models) if models else ''}; see `medmim runs` and `medmim models`"
-        )
-    _check_version(option, word, database)
+        if re.split("[@:]", word, maxsplit=1)[0] in models:
+            _check_version(word, database)
+            return
+        option = dataclasses.replace(option, models=models)
+    if _rows(database, RUNS_NAMED, word) == []:
+        known = _rows(database, "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'")
+        raise option.unknown(word, [str(one) for (one,) in known or ()])
 
 
-def _check_version(option: str, word: str, database: Path) -> None:
-    """Check the version of NAME:VERSION, and the alias of NAME@ALIAS."""
+def _check_version(word: str, database: Path) -> None:
+    """Check the version of NAME:VERSION, and the alias of NAME@ALIAS, for a registered NAME."""
     name, sign, wanted = re.match(r"([^@:]*)([@:]?)(.*)", word, re.DOTALL).groups()  # type: ignore[union-attr]
-    if not sign or not _rows(database, "SELECT 1 FROM registered_models WHERE name = ?", name):
+    if not sign:
         return
     kind, query = _OF_MODEL[sign]
     known = [str(one) for (one,) in _rows(database, query, name) or ()]
     if wanted not in known:
         there = f"it has {', '.join(known)}" if known else "it has none"
         raise RunError(
-            f"{option} {word}: model '{name}' has no {kind} '{wanted}': {there}; see `medmim models`"
+            f"--model {word}: model '{name}' has no {kind} '{wanted}': {there}; see `medmim models`"
         )
 
 
@@ -191,18 +190,6 @@ def _check_study(option: str, name: str) -> None:
     query = "SELECT count(*) FROM tags WHERE key = 'study' AND value = ?"
     if _rows(home() / "mlflow.db", query, name) in ([], [(0,)]):
         raise RunError(f"{option} {name}: no runs of this study here: run `medmim study` first")
-
-
-def _count_matches(database: Path, word: str) -> int | None:
-    """Count runs and models that a word may mean; None where the database cannot be read this way."""
-    name = word.partition("@")[0].partition(":")[0]
-    query = (
-        "SELECT (SELECT count(*) FROM runs WHERE substr(run_uuid, 1, length(?1)) = ?1) + "
-        "(SELECT count(*) FROM tags WHERE substr(value, 1, length(?1)) = ?1) + "
-        "(SELECT count(*) FROM registered_models WHERE name = ?2)"
-    )
-    rows = _rows(database, query, word, name)
-    return None if rows is None else sum(count for (count,) in rows)
 
 
 def _rows(database: Path, query: str, *values: str) -> list[tuple[Any, ...]] | None:

@@ -12,6 +12,7 @@ from medmim import files
 from medmim.errors import RunError
 from medmim.stages.store_filters import ModelFilter, RunFilter
 from medmim.stages.store_listing import ListedRun, list_models, list_runs, run_ids
+from medmim.tracking.run_ids import RunOption
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")  # MLflow stores registered models next to the folders of runs
 
@@ -35,7 +36,11 @@ def delete_runs(words: Sequence[str], *, home: Path) -> list[ListedRun]:
     Raises:
         RunError: for an unknown or ambiguous id, a run in training, or one that a registered model needs.
     """
-    chosen = [_matching(word, home) for word in words]
+    from medmim.tracking.mlflow_store import Store
+
+    store = Store(home, reading=True)
+    ids = [store.named(word, RunOption("--delete")).info.run_id for word in words]
+    chosen = list_runs(home, RunFilter(ids=ids))
     for one in chosen:
         for model in list_models(home, ModelFilter(run_id=one.run_id)):
             raise RunError(
@@ -44,9 +49,6 @@ def delete_runs(words: Sequence[str], *, home: Path) -> list[ListedRun]:
             )
         if files.is_locked(home / "checkpoints" / one.run_id):
             raise RunError(f"--delete: run {one.run_id[:8]} is trained by another process: wait for it")
-    from medmim.tracking.mlflow_store import Store
-
-    store = Store(home)
     for one in chosen:
         store.discard(one.run_id)
     return chosen
@@ -76,16 +78,6 @@ def remove(found: Sequence[Leftover]) -> int:
         else:
             one.path.unlink()
     return sum(one.size for one in found)
-
-
-def _matching(word: str, home: Path) -> ListedRun:
-    found = list_runs(home, RunFilter(prefix=word))
-    if len(found) != 1:
-        raise RunError(
-            f"--delete {word}: expected the id of one run, got a prefix that matches "
-            f"{len(found)}; see `medmim runs`"
-        )
-    return found[0]
 
 
 def _size(path: Path) -> int:

@@ -27,18 +27,20 @@ from medmim.encoders import Encoder, build_encoder
 from medmim.encoders.families import FAMILIES
 from medmim.encoders.nnunet_weights import residual_encoder
 from medmim.encoders.public_weights import PublicWeights, family_of_rules, read_content, recognise, tensors_of
-from medmim.errors import RunError, counted
+from medmim.errors import RunError
 from medmim.heads import Transfer, transfer
 from medmim.heads.transfer import PREFIX, stem_change
 from medmim.methods import Method
 from medmim.randomness import stream_seed
 from medmim.text_formats import parse_json
-from medmim.tracking.mlflow_store import FINISHED, ORIGIN, Store, begins_with
+from medmim.tracking.mlflow_store import FINISHED, Store
+from medmim.tracking.run_ids import INIT, ORIGIN, RunOption
 from medmim.training.weights import WEIGHTS, load_weights, weights_metadata
 
 SCRATCH = "scratch"
 DIVISION = "division.json"  # digests of the patients of each split, next to the weights
 STATUS = "status"  # tag of a registered version
+_WEIGHTS_OF = RunOption("load_encoder", "a .safetensors file or ")
 _NEWEST = 3
 _SEARCHED = 50  # newest runs, among which one of this store is preferred to those of packs
 CANDIDATE, CONTROL, FAILED = "candidate", "control", "failed sanity"
@@ -90,7 +92,7 @@ def initial_weights_of(settings: RunSettings, store: Store, dataset: Dataset) ->
     if word is not None and files.names_weights_file(word):
         return read_weights_file(Path(word), settings.init_map)
     if word is not None:
-        return _read(weights_of(store, _match(store, word)))
+        return _read(weights_of(store, store.named(word, INIT).info.run_id))
     wanted = dataset.info.content_hash
     of_several = f"tags.dataset_hashes LIKE '%{wanted}%'"
     finished = store.runs(FINISHED, limit=_SEARCHED, stage="pretrain", dataset_hash=wanted) or store.runs(
@@ -116,7 +118,8 @@ def _others(store: Store) -> str:
 
 def named_weights(word: str, store: Store) -> InitialWeights:
     """Return the weights of a file of medmim, or of a run by the beginning of its id."""
-    return _read(Path(word) if word.endswith(".safetensors") else weights_of(store, _match(store, word)))
+    named = word.endswith(".safetensors")
+    return _read(Path(word) if named else weights_of(store, store.named(word, _WEIGHTS_OF).info.run_id))
 
 
 def pretrained_encoder(origin: InitialWeights) -> Encoder:
@@ -139,17 +142,6 @@ def certificate_of(dataset: Dataset, divided: Partition, origin: InitialWeights)
         "normalisation": seen_patients_of(divided.train),
     }
     return certify(divided.test, stages, dataset_hash=dataset.info.content_hash, split_hash=divided.digest)
-
-
-def _match(store: Store, word: str) -> str:
-    """Return the id of the only run whose id begins with `word`."""
-    matching = [run.info.run_id for run in store.runs(begins_with(word))]
-    if len(matching) != 1:
-        raise RunError(
-            f"--init {word}: expected `scratch`, a weights file or a run id, got a prefix that matches "
-            f"{counted(len(matching), 'run')}; see `medmim runs`"
-        )
-    return str(matching[0])
 
 
 def weights_of(store: Store, run_id: str) -> Path:

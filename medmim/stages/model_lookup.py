@@ -18,12 +18,13 @@ from mlflow.entities import Run
 from medmim.data.dataset.splits import FOLDS
 from medmim.errors import RunError, counted
 from medmim.stages.initial_weights import CANDIDATE, CONTROL, FAILED, weights_of
-from medmim.stages.store_filters import ModelFilter, RunFilter
-from medmim.stages.store_listing import ListedModel, ListedRun, list_models, list_runs, model_names
+from medmim.stages.store_filters import ModelFilter
+from medmim.stages.store_listing import ListedModel, ListedRun, list_models, model_names
 from medmim.tracking.comparison.champion import CHAMPION
 from medmim.tracking.comparison.equality import fingerprint
 from medmim.tracking.comparison.runs import RunScores, read_pretraining, read_settings
-from medmim.tracking.mlflow_store import FINISHED, ORIGIN, Store
+from medmim.tracking.mlflow_store import FINISHED, Store
+from medmim.tracking.run_ids import MODEL, ORIGIN, RunOption
 
 _FAILED = "that failed the sanity check"
 _NOUNS = {
@@ -79,7 +80,8 @@ def find_model(
     name, number, alias = _parts(word)
     named = list_models(home, ModelFilter(name, number or None, alias or None))
     if not named:
-        run_id = _matching_run(home, word, stages)
+        option = RunOption("--model", MODEL.others, stages, models=model_names(home))
+        run_id = store.named(word, option).info.run_id
         return SelectedModel(weights_of(store, run_id), f"run {word}", run_id)
     chosen = named[0] if number or alias else _best(named, log)
     return SelectedModel(weights_of(store, chosen.run_id), _title(chosen), chosen.run_id)
@@ -242,15 +244,3 @@ def _words(one: ListedModel) -> str:
 def _title(one: ListedModel) -> str:
     aliases = f" ({', '.join(one.aliases)})" if one.aliases else ""
     return f"{one.model} {one.version}{aliases}"
-
-
-def _matching_run(home: Path, word: str, stages: Sequence[str]) -> str:
-    found = [one.run_id for one in list_runs(home, RunFilter(prefix=word)) if one.tags["stage"] in stages]
-    if len(found) != 1:
-        names = ", ".join(model_names(home)) or "none yet"
-        kinds = " or ".join({"finetune": "fine-tuning", "pretrain": "pretraining"}[stage] for stage in stages)
-        raise RunError(
-            f"--model {word}: expected a registered model ({names}), a .safetensors file or a {kinds} "
-            f"run, got a prefix that matches {counted(len(found), 'run')}; see `medmim models`"
-        )
-    return found[0]

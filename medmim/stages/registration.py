@@ -8,11 +8,13 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from medmim import files
-from medmim.errors import RunError, UnregisteredError, counted, message_of
+from medmim.errors import RunError, UnregisteredError, message_of
 from medmim.stages.run_lifecycle import RunResult
 from medmim.tracking.mlflow_store import Store
+from medmim.tracking.run_ids import NamedRun, RunOption
 
 _KEPT = "registration.json"  # next to the weights
+_REGISTER = RunOption("models register", stages=("finetune",))
 
 
 class Registration(BaseModel):
@@ -64,20 +66,18 @@ def register_later(home: Path, word: str) -> tuple[str, int]:
     Raises:
         RunError: if no finished fine-tuning, or more than one, has such an id, or its file is damaged.
     """
-    found = [path for path in home.glob(f"checkpoints/*/{_KEPT}") if path.parent.name.startswith(word)]
-    if len(found) != 1:
-        raise RunError(
-            f"models register: expected the id of a finished fine-tuning, or its beginning, got '{word}', "
-            f"which matches {counted(len(found), 'run')}"
-        )
+    kept_of = {one.parent.name: one for one in home.glob(f"checkpoints/*/{_KEPT}")}
+    candidates = [NamedRun(one, one, "finetune") for one in kept_of if one.startswith(word)]
+    run_id = _REGISTER.only(word, candidates, lambda: kept_of)  # deleted runs too
+    path = kept_of[run_id]
     try:
-        kept = Registration.model_validate_json(found[0].read_bytes())
+        kept = Registration.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise RunError(
-            f"'{found[0]}' is damaged: expected model, tags and score; predict with --model {word}, or "
+            f"'{path}' is damaged: expected model, tags and score; predict with --model {word}, or "
             "fine-tune again"
         ) from error
-    return kept.model, _register(Store(home), found[0].parent.name, kept)
+    return kept.model, _register(Store(home), run_id, kept)
 
 
 def _register(store: Store, run_id: str, kept: Registration) -> int:

@@ -19,6 +19,7 @@ from medmim.config.yaml_settings import parse_yaml
 from medmim.data.dataset.manifest import content_hash, read_dataset
 from medmim.errors import DataError, RunError, UsageError
 from medmim.tracking.recorder_interface import MemoryRecorder
+from medmim.tracking.run_ids import RunOption
 
 if TYPE_CHECKING:
     from medmim.data.dataset.manifest import Dataset
@@ -70,32 +71,26 @@ def find_unfinished(store: Store, stage: str, word: str, *, task: str | None = N
     Raises:
         RunError: if there is none, it is already complete, or another process trains it.
     """
-    from medmim.tracking.mlflow_store import begins_with
-
     follower = _is_follower()  # the first process has selected and locked the run
-    command = f"medmim {stage} {task}" if task else f"medmim {stage}"
     if word == "latest" and follower and _RESUMED in os.environ:
         return os.environ[_RESUMED]
-    tasks = ("classify", "multilabel") if task == "classify" else (task,)  # see `with_task_of`
+    tasks = {None: (), "classify": ("classify", "multilabel")}.get(task, (str(task),))  # see `with_task_of`
     if word == "latest":
         unfinished = store.runs("attributes.status != 'FINISHED'", stage=stage)
-        ids = [run.info.run_id for run in unfinished if not task or run.data.tags.get("task") in tasks]
+        ids = [run.info.run_id for run in unfinished if not tasks or run.data.tags.get("task") in tasks]
         free = [one for one in ids if follower or not files.is_locked(store.checkpoints(one))]
         if not free:
             trained = ": all of them are being trained by other processes" if ids else ""
-            raise RunError(f"--resume: no unfinished {command.removeprefix('medmim ')} run here{trained}")
+            kind = f"{stage} {task}" if task else stage
+            raise RunError(f"--resume: no unfinished {kind} run here{trained}")
         return str(free[0])
-    found = store.runs(begins_with(word), stage=stage)
-    found = [run for run in found if not task or run.data.tags.get("task") in tasks]
-    if len(found) != 1:
-        store.run(word)  # raises for an id that no run has
-        raise RunError(f"--resume: run {word} was not made by `{command}`")
-    [run], word = found, str(found[0].info.run_id)
+    run = store.named(word, RunOption("--resume", "`latest` or ", (stage,), tasks))
+    run_id = str(run.info.run_id)
     if run.info.status == "FINISHED":
-        raise RunError(f"--resume: run {word} is already complete")
-    if not follower and files.is_locked(store.checkpoints(word)):
-        raise in_training(word)
-    return word
+        raise RunError(f"--resume: run {run_id} is already complete")
+    if not follower and files.is_locked(store.checkpoints(run_id)):
+        raise in_training(run_id)
+    return run_id
 
 
 def in_training(run_id: str) -> RunError:
@@ -107,7 +102,8 @@ def stored_settings(
     kind: type[Settings], store: Store, run_id: str, *, data: Path, more_data: Sequence[Path] = ()
 ) -> Settings:
     """Return the settings that a run was started with, for `--resume`, with the current dataset folders."""
-    values = parse_yaml(store.read_text(store.run(run_id), "settings.yaml"), where="settings.yaml")
+    text = store.read_text(store.run(run_id), "settings.yaml")
+    values = kind.with_current_names(parse_yaml(text, where="settings.yaml"))
     refuse_foreign_code(values, source=f"--resume: run {run_id}")
     weights = store.checkpoints(run_id) / _WEIGHTS_FILE
     if weights.is_file():

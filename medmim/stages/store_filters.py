@@ -53,7 +53,6 @@ class RunFilter:
     dataset: str | None = None
     study: str | None = None
     state: str | None = None
-    prefix: str | None = None
     ids: Sequence[str] | None = None
     sort: Literal["date", "score", "arm", "dataset"] = "date"
     limit: int | None = None
@@ -67,7 +66,6 @@ class RunFilter:
             (f"{_tag('dataset')} = ?", self.dataset),
             (f"{_tag('study')} = ?", self.study),
             ("status = upper(?)", self.state),
-            ("instr(run_uuid, ?) = 1", self.prefix),
             (f"run_uuid {AMONG}", None if self.ids is None else json.dumps(list(self.ids))),
         )
         return _all_of(f"{ACTIVE} AND {_IS_TRAINING}", parts)

@@ -23,7 +23,8 @@ from medmim.tracking.comparison.arms import Arm, arms_of
 from medmim.tracking.comparison.equality import fingerprint
 from medmim.tracking.comparison.findings import scored
 from medmim.tracking.comparison.runs import RunScores, find_runs, read_pretraining, read_run
-from medmim.tracking.mlflow_store import FINISHED, ORIGIN, Store
+from medmim.tracking.mlflow_store import FINISHED, Store
+from medmim.tracking.run_ids import ORIGIN
 
 _SAME_RUN = ("arm", "task", "dataset_hash", "split_hash", "labelled", "medmim_version")
 

@@ -27,10 +27,10 @@ from medmim.tracking.migration import check, prepare
 from medmim.tracking.mlflow_recorder import MlflowRecorder, dataset_input, restore_run
 from medmim.tracking.registry_snapshot import create_model, equals, write_snapshot
 from medmim.tracking.run_files import RECORD, RunRecord, inside, link_files
+from medmim.tracking.run_ids import ORIGIN, RunOption, candidates_of
 from medmim.tracking.ui_views import color_of
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
-ORIGIN = "medmim.run"  # tag of a copy: id of the original run
 FINISHED = "attributes.status = 'FINISHED'"
 RESTORE = "restore it from a copy of the home folder, or delete the run, and its study trains it again"
 _COLOR = "mlflow.runColor"
@@ -152,6 +152,14 @@ class Store:
         except RunError:
             return None
 
+    def named(self, word: str, option: RunOption) -> Run:
+        """Return the run that a word names: by its id or the beginning of it, or by the id of its original.
+
+        Raises:
+            RunError: if there is none, more than one, or one that the option does not take.
+        """
+        return self.client.get_run(option.only(word, candidates_of(self._query, word), self.run_ids))
+
     def runs(self, *conditions: str, limit: int | None = None, **tags: str) -> list[Run]:
         """Return the runs with these tags and MLflow conditions, such as `FINISHED`, newest first."""
         active = "SELECT experiment_id FROM experiments WHERE lifecycle_stage = 'active'"
@@ -267,8 +275,3 @@ class Store:
         except MlflowException:
             return
         self.recorder(run_id).metrics({key: value}, step=0)
-
-
-def begins_with(word: str) -> str:
-    """Return the condition of `Store.runs` for ids that begin with a word."""
-    return f"attributes.run_id LIKE '{word if word.isalnum() else ' '}%'"

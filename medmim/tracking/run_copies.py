@@ -13,7 +13,8 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from medmim import files
 from medmim.data.dataset.manifest import digest_of
-from medmim.tracking.mlflow_store import ORIGIN, Store
+from medmim.tracking.mlflow_store import Store
+from medmim.tracking.run_ids import ORIGIN
 from medmim.tracking.study_runs import PARENT
 
 _EXACT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)

@@ -25,9 +25,10 @@ from mlflow.exceptions import MlflowException
 from medmim import __version__, files
 from medmim.data.formats.file_types import open_regular
 from medmim.errors import DataError, RunError
-from medmim.tracking.mlflow_store import ORIGIN, Store
+from medmim.tracking.mlflow_store import Store
 from medmim.tracking.rebuild import write_missing_records
 from medmim.tracking.run_copies import RunCopy, copy_of, with_parents
+from medmim.tracking.run_ids import ORIGIN
 from medmim.tracking.study_runs import PARENT
 from medmim.tracking.upload import Uploader, UploadSummary
 

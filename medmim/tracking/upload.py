@@ -20,10 +20,10 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from medmim.tracking.mlflow_recorder import dataset_input
-from medmim.tracking.mlflow_store import ORIGIN
 from medmim.tracking.recorder_interface import NOTE
 from medmim.tracking.registry_snapshot import create_model, equals
 from medmim.tracking.run_copies import RunCopy, VersionCopy
+from medmim.tracking.run_ids import ORIGIN
 from medmim.tracking.study_runs import PARENT
 
 RECORD = "medmim-copied.json"  # artifact of a copy: path → SHA-256 of each file that was uploaded

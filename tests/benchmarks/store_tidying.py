@@ -43,7 +43,8 @@ from medmim.stages.study.runner import study
 from medmim.stages.study.training_process import run_here
 from medmim.stages.ui import pages
 from medmim.tracking.database import DATABASE, uri_of
-from medmim.tracking.mlflow_store import ORIGIN, Store
+from medmim.tracking.mlflow_store import Store
+from medmim.tracking.run_ids import ORIGIN
 
 RESULTS = Path("docs/results").resolve()
 STUDY, MODEL = "tidy", "tiny-segment"

@@ -7,7 +7,7 @@ from command_line import assert_one_line_error, medmim
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["compare", "abc"], 1, "no run 'abc'"),
+        (["compare", "abc"], 1, "compare abc: expected"),
         (["compare"], 1, "no finished fine-tuning run to compare"),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",

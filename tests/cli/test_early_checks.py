@@ -72,7 +72,7 @@ def test_run_ids_and_model_names_of_the_store_are_accepted(new_home, monkeypatch
     store.client.create_registered_model("lung-segment")
     for word in (run_id, run_id[:4], "lung-segment"):
         check_parameters("predict", {"model": word})
-    with pytest.raises(RunError, match=r"--model lung: .* matches no run .*known: lung-segment; see"):
+    with pytest.raises(RunError, match=r"--model lung: .* got .* no run id .*known: lung-segment; see"):
         check_parameters("predict", {"model": "lung"})
     check_parameters("finetune", {"init": "scratch", "resume": "latest"})
 

@@ -27,7 +27,7 @@ def test_wrong_words_are_one_line(words, said, tiny_dataset):
     [
         (["finetune", "segmnt"], 2, "did you mean 'segment'?"),
         (["finetune", "segment"], 1, "no finished pretraining run on this dataset"),
-        (["finetune", "segment", "--init", "zzz"], 1, "matches no run"),
+        (["finetune", "segment", "--init", "zzz"], 1, "--init zzz: expected `scratch`"),
         (["finetune", "segment", "--init", "gone.safetensors"], 1, "--init gone.safetensors: no such file"),
         (
             ["finetune", "segment", "--init", "scratch", "--num-labelled", "2", "--label-fraction", "0.5"],

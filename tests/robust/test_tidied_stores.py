@@ -14,7 +14,8 @@ from medmim.stages.ui import pages
 from medmim.tracking.comparison.champion import champion_of, champion_runs
 from medmim.tracking.comparison.runs import CASES, find_runs
 from medmim.tracking.database import uri_of
-from medmim.tracking.mlflow_store import ORIGIN, Store
+from medmim.tracking.mlflow_store import Store
+from medmim.tracking.run_ids import ORIGIN
 from medmim.tracking.study_archive import pack
 from medmim.tracking.study_runs import PARENT, runs_of_study
 from medmim.tracking.sync import sync

@@ -50,7 +50,9 @@ def test_without_a_finished_run_there_is_an_error(home):
 
 
 def test_a_pretraining_cannot_be_compared(study):
-    with pytest.raises(RunError, match="is not a fine-tuning run"):
+    with pytest.raises(
+        RunError, match=r"compare .*: expected a run of `medmim finetune`, got run .* of `medmim pretrain`"
+    ):
         compare_runs([study.pretrained.run_id], home=study.home)
 
 

@@ -6,7 +6,8 @@ import yaml
 
 from medmim.errors import RunError
 from medmim.stages.model_lookup import FoldsOf, find_model, find_models
-from medmim.tracking.mlflow_store import ORIGIN, Store
+from medmim.tracking.mlflow_store import Store
+from medmim.tracking.run_ids import ORIGIN
 from medmim.training.weights import WEIGHTS
 
 
@@ -116,8 +117,12 @@ def test_the_champion_comes_first_and_words_choose_others(registry):
     registry.add("brain", alias="champion")
     with pytest.raises(RunError, match="several have a champion: brain, lung"):
         registry.found()
-    with pytest.raises(RunError, match=r"expected a registered model \(brain, lung\)"):
+    with pytest.raises(
+        RunError, match=r"--model lnug: expected a registered model, .*; did you mean 'lung'\?"
+    ):
         registry.found("lnug")
+    with pytest.raises(RunError, match=r"--model x: .* no run id .*; known: brain, lung; see"):
+        registry.found("x")
 
 
 def test_weights_that_are_only_an_artifact_are_found(registry):

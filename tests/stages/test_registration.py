@@ -67,7 +67,9 @@ def test_a_failed_registration_names_the_command_and_notes_the_score_later(home,
 
 
 def test_an_id_without_a_finished_fine_tuning_is_rejected(home):
-    with pytest.raises(RunError, match="got 'abc', which matches 0 runs"):
+    with pytest.raises(
+        RunError, match=r"models register abc: expected .* `medmim finetune`, got the beginning of no run id"
+    ):
         register_later(home, "abc")
 
 

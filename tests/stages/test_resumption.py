@@ -157,7 +157,7 @@ def test_what_cannot_be_resumed_is_told(home):
         find_unfinished(store, "pretrain", "latest")
     with pytest.raises(RunError, match="is already complete"):
         find_unfinished(store, "pretrain", done)
-    with pytest.raises(RunError, match="was not made by `medmim finetune`"):
+    with pytest.raises(RunError, match=f"got run {done[:8]} of `medmim pretrain`; see `medmim runs`"):
         find_unfinished(store, "finetune", done)
 
 

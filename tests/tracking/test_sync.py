@@ -9,8 +9,9 @@ from server_faults import FAULTS
 from shaky_server import ShakyServer
 
 from medmim.errors import RunError, UsageError
-from medmim.tracking.mlflow_store import ORIGIN, Store
+from medmim.tracking.mlflow_store import Store
 from medmim.tracking.run_copies import copy_of
+from medmim.tracking.run_ids import ORIGIN
 from medmim.tracking.study_runs import PARENT
 from medmim.tracking.sync import BackgroundUploader, server_of, sync
 from medmim.tracking.upload import RECORD

@@ -2,8 +2,9 @@
 
 import pytest
 
-from medmim.tracking.mlflow_store import ORIGIN, Store
+from medmim.tracking.mlflow_store import Store
 from medmim.tracking.run_copies import copy_of
+from medmim.tracking.run_ids import ORIGIN
 from medmim.tracking.upload import RECORD, Uploader
 
 

@@ -18,7 +18,8 @@ from medmim.tracking.comparison.arms import Arm, arms_of
 from medmim.tracking.comparison.findings import Findings, find
 from medmim.tracking.comparison.runs import CONTROL, RunScores, read_run
 from medmim.tracking.comparison.verdicts import obstacle_to, verdict
-from medmim.tracking.mlflow_store import ORIGIN, Store
+from medmim.tracking.mlflow_store import Store
+from medmim.tracking.run_ids import ORIGIN
 from medmim.tracking.statistics.multiple_testing import spent_alpha
 from medmim.tracking.statistics.paired_test import LEVEL, PairedTest
 

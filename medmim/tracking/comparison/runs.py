@@ -13,7 +13,8 @@ from medmim.config.yaml_settings import parse_yaml
 from medmim.data.dataset.contamination_certificate import CERTIFICATE, UNKNOWN, verdict_of
 from medmim.errors import RunError
 from medmim.text_formats import parse_json
-from medmim.tracking.mlflow_store import FINISHED, ORIGIN, RESTORE, Store, begins_with
+from medmim.tracking.mlflow_store import FINISHED, RESTORE, Store
+from medmim.tracking.run_ids import COMPARE, ORIGIN
 from medmim.training.evaluation.segmentation_metrics import SEGMENTATION_METRICS
 
 CASES = "cases.jsonl"
@@ -84,7 +85,7 @@ def find_runs(store: Store, run_ids: Sequence[str]) -> list[RunScores]:
         RunError: if there are none, or a named one did not finish or was tested on other patients.
     """
     if run_ids:
-        named = [_named(store, word) for word in run_ids]
+        named = [store.named(word, COMPARE) for word in run_ids]
         chosen = list({run.info.run_id: run for run in named}.values())
     else:
         newest = store.runs(FINISHED, limit=1, stage="finetune")
@@ -94,25 +95,12 @@ def find_runs(store: Store, run_ids: Sequence[str]) -> list[RunScores]:
     if not chosen:
         raise RunError("no finished fine-tuning run to compare: run `medmim finetune segment` first")
     for run in chosen:
-        if run.data.tags.get("stage") != "finetune":
-            raise RunError(
-                f"run {run.info.run_id} is not a fine-tuning run: compare takes runs of `medmim finetune`"
-            )
         if _values(run, _SAME_TEST) != _values(chosen[0], _SAME_TEST):
             raise RunError(
                 f"run {run.info.run_id} was tested on other patients than {chosen[0].info.run_id}: "
                 "compare runs of one dataset, split and fold"
             )
     return [read_run(store, run) for run in chosen]
-
-
-def _named(store: Store, word: str) -> Run:
-    found = store.runs(begins_with(word))
-    if len(found) > 1:
-        raise RunError(
-            f"'{word}' is the beginning of {len(found)} run ids: expected that of one; see `medmim runs`"
-        )
-    return found[0] if found else store.run(word)  # by the original id of a copy, or an error
 
 
 def further_runs(store: Store, runs: Sequence[RunScores]) -> int:

@@ -33,7 +33,7 @@ def test_the_encoder_of_a_pretraining_run_is_exported(study, tmp_path):
     whole, _ = load_weights(study.pretrained.checkpoint)
     assert kept.keys() == {name for name in whole if name.startswith("encoder.")}
     assert all(torch.equal(value, whole[name]) for name, value in kept.items())
-    with pytest.raises(RunError, match=r"or a fine-tuning run, got a prefix that matches 0 runs"):
+    with pytest.raises(RunError, match=r"or a run of `medmim finetune`, got run \w{8} of `medmim pretrain`"):
         export("onnx", **words, out=tmp_path / "model.onnx")
 
 

@@ -342,7 +342,11 @@ def test_a_dataset_without_labels_is_refused(unlabelled_dataset, home):
     [
         ({"task": "segmnt"}, UsageError, "did you mean 'segment'"),
         ({"init": None}, RunError, "no finished pretraining run on this dataset"),
-        ({"init": "abc"}, RunError, "matches 0 runs"),
+        (
+            {"init": "abc"},
+            RunError,
+            "--init abc: expected `scratch`, a weights file or a run .* no run id",
+        ),
         ({"size": (18,)}, ShapeError, "use --size 20,20,20"),
         ({"encoder": "resnet"}, UsageError, "did you mean 'resnet"),
     ],

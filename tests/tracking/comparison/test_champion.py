@@ -17,7 +17,8 @@ from medmim.tracking.comparison.champion import (
 )
 from medmim.tracking.comparison.findings import find
 from medmim.tracking.comparison.runs import CASES, read_run
-from medmim.tracking.mlflow_store import ORIGIN, Store
+from medmim.tracking.mlflow_store import Store
+from medmim.tracking.run_ids import ORIGIN
 
 MODEL = "scans-segment"
 

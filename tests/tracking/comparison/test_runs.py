@@ -6,7 +6,8 @@ from recorded_runs import TAGS, rows
 from medmim.data.dataset.contamination_certificate import CERTIFICATE, NONE_FOUND, UNKNOWN
 from medmim.errors import RunError
 from medmim.tracking.comparison.runs import CASES, find_runs, further_runs, read_run
-from medmim.tracking.mlflow_store import ORIGIN, Store
+from medmim.tracking.mlflow_store import Store
+from medmim.tracking.run_ids import ORIGIN
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +42,13 @@ def test_ids_may_be_shortened_as_in_every_command(new_home):
     assert [one.run_id for one in find_runs(store, [one[:8] for one in ids])] == ids
     many = [record(store, "b", [0.5]) for _ in range(17)]
     first = next(one[0] for one in many if sum(other[0] == one[0] for other in [*ids, *many]) > 1)
-    with pytest.raises(RunError, match=rf"'{first}' is the beginning of \d+ run ids: expected that of one"):
+    with pytest.raises(
+        RunError, match=rf"compare {first}: expected .*, got the beginning of \d+ run ids: {first}"
+    ):
         find_runs(store, [first])
-    with pytest.raises(RunError, match="no run 'zz' in this home folder"):
+    with pytest.raises(
+        RunError, match=r"compare zz: expected .*, got the beginning of no run id in this home folder"
+    ):
         find_runs(store, ["zz"])
 
 
@@ -121,7 +126,10 @@ def test_no_finished_run_is_an_error(new_home):
 
 def test_a_run_of_another_stage_is_rejected(store):
     run_id = record(store, "a", [0.5], stage="pretrain")
-    with pytest.raises(RunError, match=f"run {run_id} is not a fine-tuning run"):
+    with pytest.raises(
+        RunError,
+        match=f"expected a run of `medmim finetune`, got run {run_id[:8]} of `medmim pretrain segment`",
+    ):
         find_runs(store, [run_id])
 
 
