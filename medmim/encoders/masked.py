@@ -8,8 +8,8 @@ activation checkpointing. All voxels are computed, which makes this the baseline
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medmim.encoders import masked_forms as forms
+from medmim.encoders import shared_forms
 from medmim.encoders.batch_norm import synced_batch_norm
 from medmim.encoders.tensor_like import TensorLike
 from medmim.errors import ShapeError, size_text
@@ -46,13 +47,14 @@ class MaskPyramid:
 
 
 class Masked(TensorLike):
-    """A dense tensor whose hidden voxels are zero, together with its mask.
+    """A dense tensor whose hidden voxels are zero, together with its mask; see `TensorLike`.
 
     Attributes:
         dense: (batch, channels, *space).
         layout: the mask at all resolutions.
-        last: whether the network has moved channels behind the spatial axes; `dense` does not change.
     """
+
+    noun: ClassVar[str] = "masked values"
 
     def __init__(self, dense: Tensor, layout: MaskPyramid, *, last: bool = False) -> None:
         self.dense = dense
@@ -66,33 +68,18 @@ class Masked(TensorLike):
         return torch.Size((batch, *space, channels)) if self.last else self.dense.shape
 
     @property
-    def channels_axis(self) -> int:
-        """Axis of the channels that the network sees."""
-        return self.dim() - 1 if self.last else 1
+    def stored(self) -> Tensor:
+        """The dense tensor, channels first."""
+        return self.dense
 
-    def like(self, dense: Tensor) -> Masked:
+    def like(self, stored: Tensor) -> Masked:
         """Return a value with the same mask and axis order, whose hidden voxels are set to zero."""
-        visible = self.layout.visible(tuple(dense.shape[2:]))
-        return Masked(dense * visible.to(dense.dtype), self.layout, last=self.last)
+        visible = self.layout.visible(tuple(stored.shape[2:]))
+        return Masked(stored * visible.to(stored.dtype), self.layout, last=self.last)
 
     def reordered(self, *, last: bool) -> Masked:
         """Return this value with another axis order."""
         return Masked(self.dense, self.layout, last=last)
-
-    def require_channels_first(self, name: str) -> None:
-        """Reject an operation on a value whose channels were moved behind the spatial axes."""
-        if self.last:
-            raise ShapeError(f"'{name}' on channels-last masked values: permute channels to axis 1 first")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type of the dense tensor."""
-        return self.dense.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the dense tensor."""
-        return self.dense.device
 
     def unpack(self, fill: float = 0.0) -> Tensor:
         """Return the dense tensor, hidden voxels set to `fill`."""
@@ -102,16 +89,17 @@ class Masked(TensorLike):
     @property
     def visible(self) -> Tensor:
         """Return 1 at visible and 0 at hidden voxels, (batch, 1, *space)."""
-        return self.layout.visible(tuple(self.dense.shape[2:]))
+        layout: MaskPyramid = self.layout
+        return layout.visible(tuple(self.dense.shape[2:]))
 
-    @property
-    def requires_grad(self) -> bool:
-        """Whether gradients flow through this value."""
-        return self.dense.requires_grad
-
-    def operand(self, func: Callable[..., Any]) -> Tensor:
-        """Return the dense tensor for `func`, hidden voxels set to 1 if `func` has no value or slope at 0."""
-        return self.dense.masked_fill(self.visible == 0, 1) if func in _SINGULAR_AT_ZERO else self.dense
+    def operand(self, func: Callable[..., Any], other: Any) -> Any:
+        """Return an operand of `func`; hidden voxels are 1 if `func` has no value or slope at 0."""
+        if isinstance(other, Masked):
+            singular = func in _SINGULAR_AT_ZERO
+            return other.dense.masked_fill(other.visible == 0, 1) if singular else other.dense
+        if not self.last or not isinstance(other, Tensor) or not other.dim():
+            return other
+        return other.reshape(*[1] * (self.dim() - other.dim()), *other.shape).movedim(-1, 1)
 
     @classmethod
     def form_of(cls, func: Callable[..., Any]) -> Callable[..., Any] | None:
@@ -123,11 +111,6 @@ class Masked(TensorLike):
         """Return the error for an operation without a masked form."""
         known = ", ".join(sorted({form.__name__ for form in _FORMS}))
         return ShapeError(f"'{name}' has no masked form: use an encoder without it (known: {known})")
-
-    def select_channels(self, key: Any) -> Masked:
-        """Index along channels."""
-        selected: Masked = forms.select_channels(self, key)
-        return selected
 
 
 def mask(images: Images, hidden: Hidden) -> Masked:
@@ -144,48 +127,13 @@ def has_masked_form(func: Callable[..., Any]) -> bool:
 
 def _elementwise(func: Callable[..., Tensor], value: Masked, *args: Any, **kwargs: Any) -> Masked:
     """Activation or dropout: compute densely, then hide again."""
-    return value.like(func(value.operand(func), *args, **kwargs))
+    return value.like(func(value.operand(func, value), *args, **kwargs))
 
 
 def _local(func: Callable[..., Tensor], value: Masked, *args: Any, **kwargs: Any) -> Masked:
     """Convolution, pooling, resampling, dropout of channels: compute densely, then hide again."""
     value.require_channels_first(getattr(func, "__name__", str(func)))
     return value.like(func(value.dense, *args, **kwargs))
-
-
-def _combine(func: Callable[..., Tensor], first: Any, second: Any, **kwargs: Any) -> Masked:
-    """Combine two masked values, or one and a number, parameter or dense map."""
-    masked = [value for value in (first, second) if isinstance(value, Masked)]
-    _require_one_mask(masked)
-    if len({value.last for value in masked}) > 1:
-        raise ShapeError(f"'{func.__name__}' of masked values, channels first and channels last: permute one")
-    dense = [_broadcast(func, value, masked[0]) for value in (first, second)]
-    return masked[0].like(func(*dense, **kwargs))
-
-
-def _broadcast(func: Callable[..., Tensor], operand: Any, value: Masked) -> Any:
-    """Return an operand of `func` that broadcasts against the dense tensor of a value."""
-    if isinstance(operand, Masked):
-        return operand.operand(func)
-    if not value.last or not isinstance(operand, Tensor) or not operand.dim():
-        return operand
-    return operand.reshape(*[1] * (value.dim() - operand.dim()), *operand.shape).movedim(-1, 1)
-
-
-def _concatenate(func: Callable[..., Tensor], values: Sequence[Any], dim: int = 0, **kwargs: Any) -> Masked:
-    _require_one_mask(values)
-    first: Masked = values[0]
-    if dim % first.dim() != first.channels_axis or any(value.last != first.last for value in values):
-        raise ShapeError(
-            f"masked values are concatenated along channels (dim={first.channels_axis}), got dim={dim}"
-        )
-    return first.like(func([value.dense for value in values], dim=1, **kwargs))
-
-
-def _require_one_mask(values: Sequence[Any]) -> None:
-    """Reject values of different forwards, and values without a mask."""
-    if not all(isinstance(value, Masked) and value.layout is values[0].layout for value in values):
-        raise ShapeError("expected values of one forward, got values with different masks or without any")
 
 
 def _batch_norm(func: Callable[..., Tensor], value: Masked, *args: Any, **kwargs: Any) -> Masked:
@@ -268,20 +216,20 @@ _ADAPTIVE = (F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool2d
 _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys(_LOCAL, _local),
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    **dict.fromkeys(_COMBINING, _combine),
-    **dict.fromkeys((torch.cat, torch.concat), _concatenate),
+    **dict.fromkeys(_COMBINING, shared_forms.combine),
+    **dict.fromkeys((torch.cat, torch.concat), shared_forms.concatenate),
     **dict.fromkeys((F.batch_norm, synced_batch_norm), _batch_norm),
     F.instance_norm: _instance_norm,
     F.group_norm: _group_norm,
     **dict.fromkeys((F.layer_norm, F.rms_norm, F.linear), forms.channels_last),
-    **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), forms.softmax),
-    **dict.fromkeys((torch.chunk, Tensor.chunk, torch.split, Tensor.split), forms.divide),
+    **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), shared_forms.softmax),
+    **dict.fromkeys((torch.chunk, Tensor.chunk, torch.split, Tensor.split), shared_forms.divide),
     **dict.fromkeys((torch.mean, Tensor.mean), forms.mean),
     **dict.fromkeys((torch.norm, Tensor.norm), forms.spatial_norm),
     **dict.fromkeys(_ADAPTIVE, forms.adaptive_pool),
-    **dict.fromkeys((torch.permute, Tensor.permute), forms.permute),
-    **dict.fromkeys((torch.movedim, Tensor.movedim), forms.movedim),
-    **dict.fromkeys(_COPYING, forms.cast),
-    **dict.fromkeys(_NEW, forms.new_tensor),
+    **dict.fromkeys((torch.permute, Tensor.permute), shared_forms.permute),
+    **dict.fromkeys((torch.movedim, Tensor.movedim), shared_forms.movedim),
+    **dict.fromkeys(_COPYING, shared_forms.cast),
+    **dict.fromkeys(_NEW, shared_forms.new_tensor),
     F.pad: forms.pad,
 }

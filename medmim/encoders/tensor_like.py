@@ -4,16 +4,46 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from medmim.errors import ShapeError
 
+ADVICE = "use an encoder without it"
+
 
 class TensorLike(ABC):
-    """A value on which networks compute as on a tensor; operations without a form are rejected by name."""
+    """A value on which networks compute as on a tensor; operations without a form are rejected by name.
+
+    Attributes:
+        noun: what messages call these values; its first word is the kind.
+        layout: what the values of one forward share.
+        last: whether the network has moved channels behind the spatial axes (`permute(0, 2, 3, 1)`); the
+            memory order of `stored` does not change.
+    """
+
+    noun: ClassVar[str]
+    layout: Any
+    last: bool
+
+    @property
+    @abstractmethod
+    def stored(self) -> Tensor:
+        """The tensor of this value, (…, channels, …)."""
+
+    @abstractmethod
+    def like(self, stored: Tensor) -> TensorLike:
+        """Return a value with the same mask and axis order, and other contents."""
+
+    @abstractmethod
+    def reordered(self, *, last: bool) -> TensorLike:
+        """Return this value with another axis order."""
+
+    @abstractmethod
+    def operand(self, func: Callable[..., Any], other: Any) -> Any:
+        """Return an operand of `func` that broadcasts against `stored`."""
 
     @classmethod
     @abstractmethod
@@ -30,9 +60,34 @@ class TensorLike(ABC):
     def shape(self) -> torch.Size:
         """Shape of the dense tensor that this value represents."""
 
-    @abstractmethod
-    def select_channels(self, key: Any) -> Any:
-        """Index along channels; other indices are rejected."""
+    @property
+    def channels_axis(self) -> int:
+        """Axis of the channels that the network sees."""
+        return self.dim() - 1 if self.last else 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type."""
+        return self.stored.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device."""
+        return self.stored.device
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow through this value."""
+        return self.stored.requires_grad
+
+    def unlike(self, what: str, only: str) -> ShapeError:
+        """Return the error for a use of an operation that has no form, and the use that has one."""
+        return ShapeError(f"{what} has no {self.noun.split()[0]} form, {only}: {ADVICE}")
+
+    def require_channels_first(self, name: str) -> None:
+        """Reject an operation on a value whose channels were moved behind the spatial axes."""
+        if self.last:
+            raise ShapeError(f"'{name}' on channels-last {self.noun}: permute channels back to axis 1 first")
 
     @property
     def ndim(self) -> int:
@@ -88,8 +143,18 @@ class TensorLike(ABC):
     __isub__, __itruediv__ = __sub__, __truediv__
 
     def __getitem__(self, key: Any) -> Any:
-        """Index along channels."""
-        return self.select_channels(key)
+        """Index along channels, as in `x[:, :8]` or, with channels last, `x[..., :8]`."""
+        keys = key if isinstance(key, tuple) else (key,)
+        if Ellipsis in keys:
+            place = keys.index(Ellipsis)
+            missing = (slice(None),) * (self.dim() + 1 - len(keys))
+            keys = (*keys[:place], *missing, *keys[place + 1 :])
+        keys = (*keys, *(slice(None),) * (self.dim() - len(keys)))
+        chosen = keys[self.channels_axis]
+        others = [each for axis, each in enumerate(keys) if axis != self.channels_axis]
+        if any(each != slice(None) for each in others) or not isinstance(chosen, slice | list):
+            raise self.unlike(f"'indexing' with {key}", "only slices of channels")
+        return self.like(self.stored[:, chosen])
 
     def __len__(self) -> int:
         return self.shape[0]

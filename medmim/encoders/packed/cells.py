@@ -6,9 +6,10 @@ gather. Tables depend on the mask and the operation's window only; they are cach
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -168,7 +169,6 @@ class CellLayout:
 
 Rows = Shaped[Tensor, "rows channels"]
 
-ADVICE = "use an encoder without it"
 _AXES = {2: ("y", "x"), 3: ("z", "y", "x")}
 
 
@@ -179,9 +179,9 @@ class PackedCells(TensorLike):
         values: (visible cells, channels, *voxels of a cell), channels innermost in memory: halos are gathered
             as rows of channels, and CPUs convolve that order fastest.
         layout: position of these cells in the images.
-        last: whether the network has moved channels behind the spatial axes (`permute(0, 2, 3, 1)`); the
-            memory order of `values` does not change.
     """
+
+    noun: ClassVar[str] = "packed cells"
 
     def __init__(self, values: Tensor, layout: CellLayout, *, last: bool = False) -> None:
         self.values = values
@@ -210,18 +210,28 @@ class PackedCells(TensorLike):
         sizes = (*self.space, channels) if self.last else (channels, *self.space)
         return torch.Size((self.layout.batch, *sizes))
 
-    def like(self, values: Tensor) -> PackedCells:
+    @property
+    def stored(self) -> Tensor:
+        """The visible cells, channels first."""
+        return self.values
+
+    def like(self, stored: Tensor) -> PackedCells:
         """Return a value with the same cells and other contents."""
-        return type(self)(values, self.layout, last=self.last)
+        return type(self)(stored, self.layout, last=self.last)
+
+    def reordered(self, *, last: bool) -> PackedCells:
+        """Return this value with another axis order."""
+        return type(self)(self.values, self.layout, last=last)
+
+    def operand(self, func: Callable[..., Any], other: Any) -> Any:
+        """Return the cells of a packed value, or what broadcasts against those of this one."""
+        if isinstance(other, PackedCells):
+            return other.values
+        return per_sample(self, other) if isinstance(other, Tensor) and other.dim() else other
 
     def from_rows(self, rows: Tensor, cell: Size | None = None) -> PackedCells:
         """Return a value whose voxels are `rows`, with cells of `cell` voxels; None: as here."""
         return self.like(cells_from_rows(rows, self.cell if cell is None else cell))
-
-    def require_channels_first(self, name: str) -> None:
-        """Reject an operation on a value whose channels were moved behind the spatial axes."""
-        if self.last:
-            raise ShapeError(f"'{name}' on channels-last packed cells: permute channels back to axis 1 first")
 
 
 def rows_from_cells(values: Tensor) -> Rows:

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medmim.encoders.packed.cells import (
-    ADVICE,
     CellLayout,
     PackedCells,
     cells_from_rows,
@@ -24,6 +23,7 @@ from medmim.encoders.packed.cells import (
     rows_from_cells,
 )
 from medmim.encoders.packed.window import WindowGeometry, window_geometry
+from medmim.encoders.tensor_like import ADVICE
 from medmim.errors import ShapeError
 
 

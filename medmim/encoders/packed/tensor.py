@@ -17,32 +17,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medmim.encoders import shared_forms
 from medmim.encoders.batch_norm import synced_batch_norm
 from medmim.encoders.masked import has_masked_form
 from medmim.encoders.packed import norm_and_pool, ops
-from medmim.encoders.packed.cells import ADVICE, CellLayout, PackedCells, cut, paste
+from medmim.encoders.packed.cells import CellLayout, PackedCells, cut, paste
 from medmim.encoders.packed.conv import conv
+from medmim.encoders.tensor_like import ADVICE
 from medmim.errors import ShapeError, size_text
 from medmim.shapes import Hidden, Images, require_tensors
 
 
 class Packed(PackedCells):
     """Visible cells that behave like a dense tensor whose hidden voxels are zero; see `PackedCells`."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Element type."""
-        return self.values.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Device."""
-        return self.values.device
-
-    @property
-    def requires_grad(self) -> bool:
-        """Whether gradients flow through this value."""
-        return self.values.requires_grad
 
     def unpack(self, fill: float = 0.0) -> Tensor:
         """Return the dense tensor, hidden voxels set to `fill`."""
@@ -59,11 +46,6 @@ class Packed(PackedCells):
         """Return the error for an operation without a packed form."""
         masked = ", or --compute masked" if func is not None and has_masked_form(func) else ""
         return ShapeError(f"'{name}' has no packed form: {ADVICE}{masked}")
-
-    def select_channels(self, key: Any) -> Packed:
-        """Index along channels."""
-        selected: Any = ops.select_channels(self, key)
-        return type(self)(selected.values, self.layout, last=self.last)
 
 
 def pack(images: Images, hidden: Hidden) -> Packed:
@@ -115,17 +97,17 @@ _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.layer_norm: norm_and_pool.layer_norm,
     F.rms_norm: norm_and_pool.rms_norm,
     F.linear: ops.linear,
-    F.softmax: ops.softmax,
-    **dict.fromkeys((torch.softmax, Tensor.softmax), ops.softmax),
+    F.softmax: shared_forms.softmax,
+    **dict.fromkeys((torch.softmax, Tensor.softmax), shared_forms.softmax),
     **dict.fromkeys((torch.norm, Tensor.norm), ops.spatial_norm),
     F.prelu: ops.prelu,
     **dict.fromkeys(_ELEMENTWISE, ops.elementwise),
-    **dict.fromkeys(_COMBINING, ops.combine),
-    **dict.fromkeys((torch.cat, torch.concat), ops.concatenate),
-    **dict.fromkeys((torch.chunk, Tensor.chunk, torch.split, Tensor.split), ops.divide),
+    **dict.fromkeys(_COMBINING, shared_forms.combine),
+    **dict.fromkeys((torch.cat, torch.concat), shared_forms.concatenate),
+    **dict.fromkeys((torch.chunk, Tensor.chunk, torch.split, Tensor.split), shared_forms.divide),
     **dict.fromkeys((F.dropout2d, F.dropout3d), ops.channel_dropout),
-    **dict.fromkeys((torch.permute, Tensor.permute), ops.permute),
-    **dict.fromkeys((torch.movedim, Tensor.movedim), ops.movedim),
-    **dict.fromkeys(_COPYING, ops.cast),
-    **dict.fromkeys(_NEW, ops.new_tensor),
+    **dict.fromkeys((torch.permute, Tensor.permute), shared_forms.permute),
+    **dict.fromkeys((torch.movedim, Tensor.movedim), shared_forms.movedim),
+    **dict.fromkeys(_COPYING, shared_forms.cast),
+    **dict.fromkeys(_NEW, shared_forms.new_tensor),
 }

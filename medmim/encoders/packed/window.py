@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medmim.encoders.packed.cells import ADVICE, Axis, HaloTranspose, PackedCells, Window
+from medmim.encoders.packed.cells import Axis, HaloTranspose, PackedCells, Window
+from medmim.encoders.tensor_like import ADVICE
 from medmim.errors import ShapeError, size_text
 from medmim.shapes import Size
 
