@@ -84,6 +84,8 @@ def command(
 ) -> None:
     """Fine-tune an encoder for TASK (such as segment), test it and register the model."""
     values = given(flags)
+    if seeds and any(word.partition("=")[0].strip() == "seed" for word in overrides):
+        raise click.UsageError("--seeds: expected no --set seed=… besides")
     if seeds and (resume or "seed" in values):
         raise click.UsageError("--seeds: expected neither --seed nor --resume; interrupted seeds continue")
     if not resume and "task" not in values:

@@ -49,7 +49,8 @@ def method_lines(rows: list[MethodRow]) -> list[str]:
     return [
         *aligned([titles, *cells]),
         "",
-        "masking: the default; every method works with every mask of `medmim masks`",
+        "masking: the default; every method works with every mask of `medmim masks`, but volume_fusion and",
+        "  voco hide nothing: their mask only seeds random draws",
         "task: every method supports segmentation, detection and classification in `medmim finetune`",
         "options, --set method_options.NAME=VALUE:",
         *(f"  {line}" for line in options),

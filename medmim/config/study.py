@@ -24,6 +24,7 @@ LabelShare = float | None
 StageSettings = PretrainSettings | FinetuneSettings
 _NETWORK = ("dims", "encoder", "encoder_options")  # set for one stage, they apply to both and to the control
 _OWN = {"data": "data", "seed": "seeds", "fold": "folds", "experiment": "name"}
+_GRID = {"method": "methods", "mask": "masks", "ratio": "ratios"}
 _BUDGET = {"steps", "epochs", "minutes", "time_source", "batch_size", "accumulate", "devices", "nodes"}
 _EQUAL = {*_OWN, *_BUDGET, "dims", "size", "encoder_options", "augment", "include_held_out"}
 
@@ -162,6 +163,14 @@ def _refuse_unequal(study: StudySettings) -> None:
     for where, given, own in parts:
         for key in sorted(given.keys() & own.keys()):
             raise SettingsError(f"study, {where}: '{key}' is set by the study: use {own[key]}")
+    if study.methods and study.masks and study.ratios:
+        for key in sorted(study.pretrain.keys() & _GRID.keys()):
+            raise SettingsError(f"study, pretrain: '{key}' is set by the grid of arms: use {_GRID[key]}")
+    if None in study.folds and len(set(study.folds)) > 1:
+        raise SettingsError(
+            "study: folds have null (the dataset's own test split) besides numbers, so patients would be "
+            "tested twice: expected one of the two"
+        )
     for arm in study.arms:
         for key in sorted(arm.keys() & _EQUAL):
             raise SettingsError(

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medmim import files
 from medmim.config.own_code import trust_settings
+from medmim.config.replaced_settings import Replacements, merge, nested
 from medmim.errors import SettingsError, did_you_mean
 
 _EXPECTED = {  # what pydantic's types of errors mean to people who write YAML
@@ -104,15 +105,19 @@ def resolve(
     """
     values: dict[str, Any] = {}
     if base is not None and base in presets(kind):
-        _merge(values, read_yaml(presets(kind)[base]))
+        merge(values, read_yaml(presets(kind)[base]))
     if config is not None:
-        _merge(values, read_yaml(find_config(config, kind)))
-    _merge(values, {key: value for key, value in (flags or {}).items() if value is not None})
+        merge(values, read_yaml(find_config(config, kind)))
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    merge(values, given)
+    replaced = Replacements(given)
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals:
             raise SettingsError(f"--set {word}: expected key=value, such as --set batch_size=2")
-        _merge(values, _nested(values, key.strip().replace("-", "_"), parse_yaml(text, where=f"--set {key}")))
+        key, value = key.strip().replace("-", "_"), parse_yaml(text, where=f"--set {key}")
+        merge(values, nested(values, key, value))
+        replaced.log(key, value, word=f"--set {word}")
     try:
         settings = kind.model_validate(values)
     except ValidationError as error:
@@ -139,29 +144,6 @@ def presets(kind: type[FileSettings]) -> dict[str, Path]:
 
 
 _MAX_YAML_VALUES = 10_000
-_BUDGETS = ("steps", "epochs", "minutes")
-_LABEL_BUDGETS = ("num_labelled", "label_fraction")
-
-
-def _merge(values: dict[str, Any], newer: Mapping[str, Any]) -> None:
-    """Update `values`; a newer budget replaces an older one in another unit."""
-    for group in (_BUDGETS, _LABEL_BUDGETS):
-        if any(newer.get(key) is not None for key in group):
-            for key in group:
-                values.pop(key, None)
-    values.update(newer)
-
-
-def _nested(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Return the change that `a.b=value` makes: `a` with a new `b` and everything else kept."""
-    first, _, rest = key.partition(".")
-    if not rest:
-        return {first: value}
-    known = values.get(first)
-    inner = known if isinstance(known, Mapping) else {}
-    changed = dict(inner)
-    _merge(changed, _nested(inner, rest, value))
-    return {first: changed}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

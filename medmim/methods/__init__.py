@@ -46,6 +46,9 @@ METHODS: dict[str, Callable[..., Method]] = {
 # methods that need a patch-based encoder
 ON_PATCHES = frozenset({"latent_mim", "mae", "simmim"})
 
+# methods that hide nothing: the mask only seeds their random draws
+WITHOUT_MASK = frozenset({"volume_fusion", "voco"})
+
 
 @checked
 def build_method(

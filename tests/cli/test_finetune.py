@@ -12,6 +12,7 @@ from medmim.cli import main
     [
         (["--minutes", "1"], "expected TASK, such as segment in `medmim finetune segment`"),
         (["segment", "--seeds", "0,1", "--seed", "3"], "--seeds: expected neither --seed nor --resume"),
+        (["segment", "--seeds", "0,1", "--set", "seed=3"], "--seeds: expected no --set seed=… besides"),
         (["segment", "--seeds", "a"], "--seeds: expected numbers from 0, such as 0,1,2; got 'a'"),
     ],
 )

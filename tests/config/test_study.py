@@ -71,6 +71,11 @@ def test_an_arm_of_its_own_differs_in_what_it_says():
     assert only.arm == "spark gap 0.9"
 
 
+def test_arms_without_a_grid_start_from_the_shared_settings():
+    (only,) = cells(masks=[], arms=[{"ratio": 0.9}], pretrain={"mask": "gap"}, scratch=False)
+    assert only.arm == "spark gap 0.9"
+
+
 def test_an_arm_that_names_an_encoder_is_run_with_that_one_only():
     arms = [{"mask": "mesh"}, {"mask": "random", "encoder": "vit", "method": "mae"}]
     found = cells(masks=[], arms=arms, encoders=["resnet18", "vit"])
@@ -117,6 +122,9 @@ def test_titles():
             {"masks": [], "scratch": False},
             "expected at least one arm, got none: set masks and ratios, or arms",
         ),
+        ({"pretrain": {"mask": "random"}}, "pretrain: 'mask' is set by the grid of arms: use masks"),
+        ({"pretrain": {"ratio": 0.3}}, "pretrain: 'ratio' is set by the grid of arms: use ratios"),
+        ({"folds": [None, 0]}, "folds have null .* besides numbers, so patients would be tested twice"),
         ({"pretrain": {"stpes": 3}}, "study, pretrain: settings: unknown key 'stpes'; did you mean 'steps'"),
         ({"pretrain": {"seed": 3}}, "study, pretrain: 'seed' is set by the study: use seeds"),
         ({"finetune": {"fold": 3}}, "study, finetune: 'fold' is set by the study: use folds"),

@@ -11,12 +11,12 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt
 
 from medmim.data.dataset.manifest import THIN, VolumeRecord
+from medmim.data.loading.given_spacing import Spacing, given_spacing, largest_extents
 from medmim.data.loading.normalisation import LEGACY, Normalisation
 from medmim.errors import DataError, ShapeError, size_text
 from medmim.shapes import Size, as_size, round_up
 
 Dims = Literal[2, 3]
-Spacing = tuple[float, float, float]
 Regions = tuple[tuple[str, tuple[int, ...]], ...]
 View = Literal["patch", "whole"]
 
@@ -127,7 +127,7 @@ def plan_for(
     Raises:
         DataError: if there are no volumes.
         ShapeError: if a given size is no multiple of `multiple`, or over 99 % of such a patch is padding; if
-            `spacing_mm` has another length.
+            `spacing_mm` has another length, or no image keeps two voxels at it.
     """
     if not volumes:
         raise DataError("no volumes to train on: ingest data first, or widen the splits", reason="no_volumes")
@@ -152,7 +152,7 @@ def plan_for(
     spacing: Spacing | None = None
     common: Spacing | None = None
     if view == "patch" and spacing_mm is not None:
-        spacing = _given_spacing(spacing_mm)
+        spacing = given_spacing(spacing_mm, largest_extents(shapes, spacings, thick if chosen == 2 else None))
     elif view == "patch":
         spacing, common = _median_spacing(spacings, thick if chosen == 2 else None)
         common = None if any(one.flags.get("spacing") == "unknown" for one in volumes) else common
@@ -248,14 +248,6 @@ def target_spacing(volume: VolumeRecord, plan: PreprocessingPlan) -> Spacing | N
     off = np.abs(own / plan.common_mm - 1)
     off = np.delete(off, slice_axis(own)) if plan.dims == 2 else off
     return plan.common_mm if off.max() > _SPACING_TOLERANCE else None
-
-
-def _given_spacing(spacing_mm: Sequence[float]) -> Spacing | None:
-    given = tuple(spacing_mm) * 3 if len(spacing_mm) == 1 else tuple(spacing_mm)
-    if len(given) != 3 or 0 < sum(map(bool, given)) < 3:
-        shown = ",".join(f"{one:g}" for one in spacing_mm)
-        raise ShapeError(f"spacing_mm: expected 0, or one or three other numbers, got {shown}; use 0.8,0.8,3")
-    return None if not all(given) else (given[0], given[1], given[2])
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from medmim.encoders import Encoder
 from medmim.errors import UsageError
 from medmim.masks import build_mask, hidden_count
 from medmim.masks.base import cell_in_voxels, cell_words
-from medmim.methods import ON_PATCHES, Method, build_method
+from medmim.methods import ON_PATCHES, WITHOUT_MASK, Method, build_method
 from medmim.methods.mask_any_net import Kind, Supervision
 from medmim.randomness import stream_seed
 from medmim.shapes import Size, grid_of
@@ -192,6 +192,8 @@ def _plan(
     plan, lines = choose_plan(plan, settings, found, names=dataset.info.label_names.values(), axes=axes)
     for line in lines:
         log(line)
+    if settings.method in WITHOUT_MASK:
+        log(f"note: {settings.method} hides nothing: mask and ratio only seed its random draws")
     return plan
 
 

@@ -22,7 +22,7 @@ from medmim.config.study import DIGEST, EQUAL_COST, SCRATCH, StageSettings, Stud
 from medmim.data.dataset.manifest import Dataset, digest_of
 from medmim.data.dataset.splits import limit_patients, partition
 from medmim.data.loading.disk_cache import PREPARED
-from medmim.errors import RunError, counted
+from medmim.errors import RunError, SettingsError, counted
 from medmim.stages.plan.trial_run import ended_by_signals
 from medmim.stages.resumption import TARGETS_FILE
 from medmim.stages.study.engines import LocalEngine, StudyEngine
@@ -112,7 +112,11 @@ class StudyPlan:
 
 
 def trainings_of(trials: Sequence[StudyTrial], *, dataset_hash: str, study: str) -> tuple[StudyTraining, ...]:
-    """Return the trainings of trials in order; equal pretrainings are merged."""
+    """Return the trainings of trials in order; equal pretrainings are merged.
+
+    Raises:
+        SettingsError: if two trials are the same training, such as encoders [resnet18, null].
+    """
     found: dict[str, StudyTraining] = {}
     for trial in trials:
         needs, pre, tune = "", trial.pretrain, trial.finetune
@@ -126,6 +130,9 @@ def trainings_of(trials: Sequence[StudyTrial], *, dataset_hash: str, study: str)
         settings = job_settings(tune) | ({} if needs else {"init": SCRATCH})
         tags = {"study": study, "role": "cell", "stratum": trial.stratum}
         job = Job("finetune", f"finetune {trial.title}", digest, settings, tags)
+        if digest in found:
+            twins = f"'{found[digest].trial.title}' and '{trial.title}'"
+            raise SettingsError(f"study: {twins} are the same training: leave one of them out")
         found[digest] = StudyTraining(job, needs, trial)
     return tuple(found.values())
 
@@ -236,7 +243,7 @@ def _extrapolated(
     trial = training.trial
     own = trial.pretrain if training.job.stage == "pretrain" and trial.pretrain else trial.finetune
     settings = with_recipe(own, partition(dataset, fold=own.fold).train, dims=own.dims)
-    budget = budget_for(settings, volumes=_num_volumes(training, dataset, home))
+    budget = budget_for(settings, volumes=num_volumes(training, dataset, home))
     if budget.minutes is not None:
         return float(budget.minutes + around / 60)
     return float(around + (budget.steps or 0) * step + settings.num_evaluations * evaluation) / 60
@@ -259,7 +266,7 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else "{}"
 
 
-def _num_volumes(training: StudyTraining, dataset: Dataset, home: Path) -> int:
+def num_volumes(training: StudyTraining, dataset: Dataset, home: Path) -> int:
     """Return the number of training volumes, each of which is drawn once per epoch."""
     tune = training.trial.finetune
     dataset = with_targets(dataset, tune.targets, tune.column, home=home, log=lambda line: None)

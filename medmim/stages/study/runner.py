@@ -12,18 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from medmim import files
-from medmim.config.study import StudySettings, StudyTrial, trials_of
+from medmim.config.study import StudySettings, trials_of
 from medmim.data.dataset.manifest import Dataset, read_dataset
-from medmim.encoders import ENCODERS
-from medmim.errors import RunError, SettingsError, UsageError, counted, unknown_name
-from medmim.heads import HEADS
-from medmim.masks import build_mask
-from medmim.methods import METHODS, ON_PATCHES
+from medmim.errors import RunError, UsageError, counted
 from medmim.notebook import NotebookResult, Table
 from medmim.stages.compare import CompareResult
+from medmim.stages.study.checks import check_names, checked_trainings
 from medmim.stages.study.conclusion import conclude
 from medmim.stages.study.engines import LocalEngine, StudyEngine
-from medmim.stages.study.planning import StudyPlan, StudyTraining, plan_study, timed_minutes, trainings_of
+from medmim.stages.study.planning import StudyPlan, StudyTraining, plan_study, timed_minutes
 from medmim.stages.study.training_process import Job, Outcome
 from medmim.tracking.mlflow_recorder import MlflowRecorder
 from medmim.tracking.mlflow_store import Store
@@ -111,13 +108,13 @@ def study(
     if options.max_hours is not None and not options.max_hours >= 0:
         raise UsageError(f"--max-hours: expected a number of hours, 0 or more, got {options.max_hours:g}")
     trials = trials_of(settings)
-    _check_names(trials)
+    check_names(trials)
     dataset = read_dataset(settings.data)
     volumes = counted(len(dataset.volumes), "volume")
     log(f"study      '{settings.name}' on {dataset.info.name} at '{settings.data}' ({volumes}); in '{home}'")
     store = Store(home)
     with _locked(home, settings.name):
-        trainings = trainings_of(trials, dataset_hash=dataset.info.content_hash, study=settings.name)
+        trainings = checked_trainings(trials, dataset, study=settings.name, home=home)
         engine = engine or LocalEngine()
         timer = timer or partial(
             timed_minutes, dataset=dataset, engine=engine, near=home / "studies", log=log
@@ -253,29 +250,6 @@ def _planned(training: StudyTraining) -> PlannedTraining:
     if training.job.stage == "pretrain":
         return PlannedTraining(training.job.digest)
     return PlannedTraining(training.job.digest, training.trial.arm, training.trial.stratum)
-
-
-def _check_names(trials: Sequence[StudyTrial]) -> None:
-    """Reject unknown names before the first training."""
-    for trial in trials:
-        pre, tune = trial.pretrain, trial.finetune
-        _check_name("task", tune.task, HEADS)
-        for stage in (tune, pre):
-            _check_name("encoder", stage.encoder if stage else None, ENCODERS)
-        if pre is None:
-            continue
-        _check_name("method", pre.method, METHODS)
-        if pre.method in ON_PATCHES and tune.encoder is None:
-            raise SettingsError(
-                f"study: method '{pre.method}' needs a token encoder, but the control would use a different "
-                "encoder: expected one encoder for all arms, such as encoders: [vit]"
-            )
-        build_mask(pre.mask, ratio=pre.ratio, **pre.mask_options)
-
-
-def _check_name(kind: str, name: str | None, known: Any) -> None:
-    if name is not None and ":" not in name and name not in known:
-        raise unknown_name(kind, name, known)
 
 
 def _dataset_tags(dataset: Dataset) -> dict[str, str]:

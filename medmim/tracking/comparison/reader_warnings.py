@@ -49,6 +49,11 @@ def _of_design(arms: Sequence[Arm], runs: Sequence[RunScores], contrasts: int, r
         found.append(f"only one set of predictions ('{arms[0].title}'): add --predictions NAME=… to compare")
     elif len(arms) == 1:
         found.append(f"only one arm ('{arms[0].title}'): fine-tune from another --init to compare")
+    elif len({arm.stratum for arm in arms}) == len(arms):
+        found.append(
+            f"no two arms can be compared: each of {len(arms)} encoders or label fractions has one arm, and "
+            "arms are compared within them; add masks, arms or scratch: true"
+        )
     elif not contrasts:
         count = min(len(arm.patients) for arm in arms)
         found.append(

@@ -35,3 +35,10 @@ def test_classes_that_were_never_predicted_are_named_with_the_number_of_runs():
     assert [line.split(":")[0] for line in lines] == [
         "2 of 2 runs of scratch predicted the class 'core' in no test case"
     ]
+
+
+def test_arms_in_strata_of_their_own_are_not_said_to_lack_patients():
+    runs = two_arms([0.1] * 6)
+    apart = [replace(one, tags={**one.tags, "stratum": one.arm}) for one in runs]
+    (line,) = (text for text in find(apart).warnings if "no two arms can be compared" in text)
+    assert "each of 2 encoders or label fractions has one arm" in line
