@@ -21,7 +21,7 @@ Regions = tuple[tuple[str, tuple[int, ...]], ...]
 View = Literal["patch", "whole"]
 
 _LARGEST_PATCH = {2: 192, 3: 64}
-_SPACING_TOLERANCE = 0.05
+SPACING_TOLERANCE = 0.05
 _MAX_PADDING = 0.99  # share of a patch outside the largest image
 
 
@@ -235,7 +235,7 @@ def _median_spacing(spacings: np.ndarray, thick: np.ndarray | None) -> tuple[Spa
     if thick is not None:  # in 2D, the slice axis is not resampled
         spacings = without_axis(spacings, thick)
         median = np.full(3, np.median(spacings))
-    differs = np.abs(spacings / median[: spacings.shape[1]] - 1) > _SPACING_TOLERANCE
+    differs = np.abs(spacings / median[: spacings.shape[1]] - 1) > SPACING_TOLERANCE
     found = (float(median[0]), float(median[1]), float(median[2]))
     return (found, None) if differs.any() else (None, found)
 
@@ -247,7 +247,7 @@ def target_spacing(volume: VolumeRecord, plan: PreprocessingPlan) -> Spacing | N
     own = np.array(in_ras(volume, volume.spacing_mm))
     off = np.abs(own / plan.common_mm - 1)
     off = np.delete(off, slice_axis(own)) if plan.dims == 2 else off
-    return plan.common_mm if off.max() > _SPACING_TOLERANCE else None
+    return plan.common_mm if off.max() > SPACING_TOLERANCE else None
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ import torch
 from medmim import __version__
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.loading.normalisation import IntensityRule
+from medmim.data.loading.preprocessing_plan import SPACING_TOLERANCE, PreprocessingPlan
 from medmim.errors import UsageError
 from medmim.training.evaluation.inference import THRESHOLD
+from medmim.training.tasks.segmentation import Segmentation
 from medmim.training.tasks.trained_model import TrainedModel
 
 _SCHEMA = (
@@ -26,12 +28,10 @@ A segmenter made by medmim {version}, as a MONAI bundle: TorchScript and MONAI's
 
 `--output_dir` chooses where the labels go (`eval` without it), on the voxels of the image. It needs
 `pip install "monai[fire,nibabel]" torch`; medmim is not needed. Classes: {names}.
-{pixels}Not a medical device.
+{voxels}Not a medical device.
 """
-_PIXELS = (
-    "Images need pixels of about {length:.3g} mm, as those of the training: this program does not resample. "
-)
-
+_RESAMPLED = "Images whose voxels differ from {size} mm are resampled to them{within}. "
+_NOT_RESAMPLED = "Images are not resampled: they need voxels of about the size of those of the training. "
 
 # from logits to probabilities, which the outputs of regions are already
 _SOFTMAX = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
@@ -43,6 +43,17 @@ _BODY = (
     "(float(np.percentile(x.flatten()[:: max(1, x.numel() // 1000000)].numpy(), 99.5)), "
     "lambda v, q: float(np.percentile(v[:: max(1, len(v) // 1000000)].numpy(), q)))"
 )
+# voxel size along right, anterior, superior, and the axis across which slices are cut, as `slice_axis`
+_SPACING = "$nibabel.affines.voxel_sizes(nibabel.as_closest_canonical(nibabel.load(@image)).affine).tolist()"
+_SLICE_AXIS = (
+    "$(lambda steps: 2 if steps[2] == max(steps) else steps.index(max(steps)))"
+    "([round(step, 3) for step in @spacing])"
+)
+# as `MirrorAveraging`
+_MIRRORED = (
+    "$(lambda network, flips: lambda images: sum((network(images.flip(axes)).float().flip(axes) "
+    "for axes in flips), network(images).float()) / (1 + len(flips)))(@network, @flips)"
+)
 
 
 def bundle_files(trained: TrainedModel, model: bytes, case: VolumeRecord, *, title: str) -> dict[str, Any]:
@@ -52,19 +63,16 @@ def bundle_files(trained: TrainedModel, model: bytes, case: VolumeRecord, *, tit
         raise UsageError("--format bundle: expected a segmenter of patches; use --format onnx")
     if trained.description.get("channels"):
         raise UsageError("--format bundle: the model reads several files of a visit; use --format onnx")
-    if plan.dims == 2 and plan.spacing_mm is not None:
-        raise UsageError(
-            "--format bundle: a 2D model that resamples needs the slice axis of each image; use --format onnx"
-        )
     modalities = set(trained.description.get("modalities", [case.modality]))
-    if "CT" in modalities and len(modalities) > 1:
+    rules = [plan.normalisation.rule_for(one) for one in modalities]
+    if any(rule != rules[0] for rule in rules) or ("CT" in modalities and len(modalities) > 1):
         raise UsageError(
-            "--format bundle: the model was trained on CT and on other modalities, which are normalised "
+            f"--format bundle: the model was trained on {', '.join(sorted(modalities))}, normalised "
             "differently, and a NIfTI file does not contain the modality; use --format onnx"
         )
     names = {str(number): name for number, name in trained.names.items()}
-    pixels = _PIXELS.format(length=plan.common_mm[0]) if plan.dims == 2 and plan.common_mm else ""
-    about = {"title": title, "version": __version__, "names": ", ".join(names.values()), "pixels": pixels}
+    about = {"title": title, "version": __version__, "names": ", ".join(names.values())}
+    about["voxels"] = _voxels_text(plan)
     return {
         "models/model.ts": model,
         "configs/inference.json": _inference(trained, ct=modalities == {"CT"}),
@@ -73,46 +81,60 @@ def bundle_files(trained: TrainedModel, model: bytes, case: VolumeRecord, *, tit
     }
 
 
+def _voxels_text(plan: PreprocessingPlan) -> str:
+    """Return the sentence of the README about resampling."""
+    if (target := plan.spacing_mm or plan.common_mm) is None:
+        return _NOT_RESAMPLED
+    size = " × ".join(f"{edge:.3g}" for edge in target[: plan.dims])
+    return _RESAMPLED.format(size=size, within=" within slices" if plan.dims == 2 else "")
+
+
 def _inference(trained: TrainedModel, *, ct: bool) -> dict[str, Any]:
     """Return the program: preprocess as `loading/preprocess.py` does, predict windows, resample back."""
     return {
-        "imports": ["$import torch", "$import numpy as np"],
+        "imports": ["$import torch", "$import itertools", "$import nibabel", "$import numpy as np"],
         "bundle_root": ".",
         "image": "scan.nii.gz",
         "output_dir": "$@bundle_root + '/eval'",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "spacing": _SPACING,
+        "slice_axis": _SLICE_AXIS,
         "preprocessing": {"_target_": "Compose", "transforms": _steps(trained, ct=ct)},
         "sample": "$@preprocessing({'image': @image})",
         "network": "$torch.jit.load(@bundle_root + '/models/model.ts', map_location=@device).eval()",
         "inferer": _inferer(trained),
-        "postprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                *([] if trained.plan.regions else [_SOFTMAX]),
-                {
-                    "_target_": "Invertd",
-                    "keys": "pred",
-                    "transform": "@preprocessing",
-                    "orig_keys": "image",
-                    "nearest_interp": False,
-                    "to_tensor": True,
-                },
-                _classes(trained),
-                *_largest_components(trained),
-                *_label_values(trained),
-                {
-                    "_target_": "SaveImaged",
-                    "keys": "pred",
-                    "output_dir": "@output_dir",
-                    "output_postfix": "labels",
-                    "output_dtype": "$torch.uint8" if max(trained.codes.values()) <= 255 else "$torch.int32",
-                    "separate_folder": False,
-                },
-            ],
-        },
-        "predict": "$@inferer(@sample['image'][None].to(@device), @network)[0].cpu()",
+        "postprocessing": {"_target_": "Compose", "transforms": _postprocessing(trained)},
+        "flips": _flips(trained),
+        "mirrored": _MIRRORED,
+        "predict": "$@inferer(@sample['image'][None].to(@device), @mirrored)[0].cpu()",
         "run": ["$@postprocessing({**@sample, 'pred': @predict})"],
     }
+
+
+def _postprocessing(trained: TrainedModel) -> list[dict[str, Any]]:
+    """Return the steps from outputs to a label file on the voxels of the image."""
+    return [
+        *([] if trained.plan.regions else [_SOFTMAX]),
+        {
+            "_target_": "Invertd",
+            "keys": "pred",
+            "transform": "@preprocessing",
+            "orig_keys": "image",
+            "nearest_interp": False,
+            "to_tensor": True,
+        },
+        _classes(trained),
+        *_largest_components(trained),
+        *_label_values(trained),
+        {
+            "_target_": "SaveImaged",
+            "keys": "pred",
+            "output_dir": "@output_dir",
+            "output_postfix": "labels",
+            "output_dtype": "$torch.uint8" if max(trained.codes.values()) <= 255 else "$torch.int32",
+            "separate_folder": False,
+        },
+    ]
 
 
 def _classes(trained: TrainedModel) -> dict[str, Any]:
@@ -157,11 +179,35 @@ def _steps(trained: TrainedModel, *, ct: bool) -> list[dict[str, Any]]:
         {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
     ]
     plan = trained.plan
-    if target := plan.spacing_mm or (plan.common_mm if plan.dims == 3 else None):
-        spacing = {"pixdim": list(target), "mode": "bilinear", "padding_mode": "border"}
+    if plan.spacing_mm or plan.common_mm:
+        spacing = {"pixdim": _pixdim(plan), "mode": "bilinear", "padding_mode": "border"}
         steps.append({"_target_": "Spacingd", "keys": "image", **spacing})
     modalities = trained.description.get("modalities", ["CT" if ct else "OT"])
     return [*steps, *_normalisation(trained.plan.normalisation.rule_for(modalities[0]), ct=ct)]
+
+
+def _shown(plan: PreprocessingPlan) -> str:
+    """Return the expression of the axes that a network sees, of three; `axis` is the slice axis."""
+    return "range(3)" if plan.dims == 3 else "[one for one in range(3) if one != axis]"
+
+
+def _pixdim(plan: PreprocessingPlan) -> str:
+    """Return the spacing to which an image is resampled, as `target_spacing` and `_Respace`; -1: its own."""
+    wanted = list(plan.spacing_mm or plan.common_mm or ())
+    off = f"any(abs(own[one] / wanted[one] - 1) > {SPACING_TOLERANCE} for one in seen)"
+    needed = "True" if plan.spacing_mm else off
+    chosen = f"(lambda off: [wanted[one] if off and one in seen else -1.0 for one in range(3)])({needed})"
+    shown = f"(lambda axis: list({_shown(plan)}))(@slice_axis)"
+    return f"$(lambda own, wanted, seen: {chosen})(@spacing, {wanted}, {shown})"
+
+
+def _flips(trained: TrainedModel) -> str:
+    """Return the combinations of tensor axes that inference flips, as `mirrored`."""
+    mirror = isinstance(trained.task, Segmentation) and trained.task.mirror
+    axes = list(trained.plan.mirror_axes) if mirror else []
+    listed = f"[place + 2 for place, one in enumerate({_shown(trained.plan)}) if one in {axes}]"
+    combined = "[own for n in range(1, len(axes) + 1) for own in itertools.combinations(axes, n)]"
+    return f"$(lambda axes: {combined})((lambda axis: {listed})(@slice_axis))"
 
 
 def _normalisation(rule: IntensityRule, *, ct: bool) -> list[dict[str, Any]]:
@@ -196,9 +242,7 @@ def _inferer(trained: TrainedModel) -> dict[str, Any]:
     }
     if trained.plan.dims == 3:
         return {"_target_": "SlidingWindowInferer", **options}
-    steps = "[round(float(step), 3) for step in @sample['image'].pixdim]"
-    axis = f"$(lambda steps: 2 if steps[2] == max(steps) else steps.index(max(steps)))({steps})"
-    return {"_target_": "SliceInferer", "spatial_dim": axis, **options}
+    return {"_target_": "SliceInferer", "spatial_dim": "@slice_axis", **options}
 
 
 def _metadata(trained: TrainedModel, title: str, names: dict[str, str]) -> dict[str, Any]:

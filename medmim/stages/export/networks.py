@@ -32,21 +32,22 @@ class _Plain(nn.Module):
         return tuple(one for maps in out.values() for one in maps) if isinstance(out, dict) else out
 
 
-def _plain(trained: TrainedModel) -> nn.Module:
-    """Return the network to export, including the test-time mirroring of a segmenter.
+def _plain(trained: TrainedModel, *, mirror: bool) -> nn.Module:
+    """Return the network to export, with the test-time mirroring of a segmenter if `mirror`.
 
-    It outputs logits of classes, but probabilities of regions, which are averaged.
+    It outputs logits of classes, but probabilities of regions, which are averaged. In 2D, the axes are those
+    of axial slices.
     """
     if isinstance(trained.task, Segmentation):
         axes = [axis + 2 for axis in trained.plan.mirror_axes if axis < trained.plan.dims]
         network = RegionProbabilities(trained.network) if trained.plan.regions else trained.network
-        return MirrorAveraging(network, all_flips(axes) if trained.task.mirror else ()).eval()
+        return MirrorAveraging(network, all_flips(axes) if mirror and trained.task.mirror else ()).eval()
     return _Plain(trained.network).eval()
 
 
 def torchscript(trained: TrainedModel, images: Tensor) -> tuple[bytes, float]:
-    """Return the network as TorchScript, and its largest difference from PyTorch on the images."""
-    network, stream = _plain(trained), io.BytesIO()
+    """Return the network as TorchScript without mirroring, and its largest difference from PyTorch."""
+    network, stream = _plain(trained, mirror=False), io.BytesIO()
     jit: Any = torch.jit  # its functions are untyped
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from tracing, whose assumptions are checked below
@@ -62,7 +63,7 @@ def onnx(trained: TrainedModel, images: Tensor) -> tuple[bytes, float]:
         raise RunError(f"--format onnx needs {' and '.join(missing)}: pip install 'medmim[onnx]'")
     import onnxruntime
 
-    network = _plain(trained)
+    network = _plain(trained, mirror=True)
     stream: Any = io.BytesIO()  # torch's annotation only allows paths
     count = len(_listed(network(images[:1])))
     names = ["scores"] if count == 1 else [f"map_{number}" for number in range(count)]
