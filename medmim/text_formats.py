@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 NOT_STATED = frozenset(
     {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}
 )  # empty cells, as programs write them
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # spreadsheets also evaluate the wide forms
+
+_SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # the first bytes of .xlsx and .ods, and of .xls
+
+
+class SpreadsheetError(ValueError):
+    """A file of a spreadsheet program stands where CSV is expected."""
+
+
+def decode_text(content: bytes) -> str:
+    """Decode a text by its byte order mark, as UTF-8, as UTF-16 without mark, or as Windows-1252."""
+    marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    encoding = next((name for mark, name in marks.items() if content.startswith(mark)), None)
+    if encoding is None and b"\0" in content[:200]:
+        encoding = "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
+    try:
+        return content.decode(encoding or "utf-8")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def read_table_text(path: Path) -> str:
+    """Return the text of a CSV file in any encoding of `decode_text`.
+
+    Raises:
+        OSError: if it cannot be read.
+        SpreadsheetError: for a file of a spreadsheet program.
+    """
+    content = path.read_bytes()
+    if content.startswith(_SPREADSHEETS):
+        raise SpreadsheetError("expected CSV, got a spreadsheet: save it as CSV (UTF-8)")
+    return decode_text(content)
+
+
+def without_separator_line(text: str) -> str:
+    """Return a table without the line `sep=;` that spreadsheets read as the separator of the others."""
+    first, _, rest = text.partition("\n")
+    return rest if re.fullmatch(r"\"?sep=.\"?\r?", first, re.IGNORECASE) else text
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -37,15 +76,18 @@ def parse_csv(text: str, *, delimiters: str = ",") -> tuple[Sequence[str], list[
     """Parse CSV; return its columns and its rows.
 
     Args:
-        delimiters: of these, the one that is most frequent in the first line separates the fields.
+        delimiters: of these, the one that is most frequent in the first line separates the fields; a line
+            `sep=;` before it is left out, and spaces around names of columns are.
 
     Raises:
         ValueError: for fields that are too long, and for characters that CSV cannot contain.
     """
+    text = without_separator_line(text)
     delimiter = max(delimiters, key=text.partition("\n")[0].count)
     reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
     try:
-        columns, rows = list(reader.fieldnames or ()), list(reader)
+        reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or ()]
+        rows = list(reader)
     except csv.Error as error:
         raise ValueError(f"no CSV: {error}") from error
     return columns, rows

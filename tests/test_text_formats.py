@@ -2,7 +2,14 @@
 
 import pytest
 
-from medmim.text_formats import csv_text, natural_order, parse_csv, parse_json
+from medmim.text_formats import (
+    SpreadsheetError,
+    csv_text,
+    natural_order,
+    parse_csv,
+    parse_json,
+    read_table_text,
+)
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"a": ' * 100_000, "9" * 5000, ""])
@@ -22,6 +29,24 @@ def test_csv_is_parsed_with_its_columns():
     )
     assert parse_csv("file,patient\n") == (["file", "patient"], [])
     assert parse_csv("") == ([], [])
+    assert parse_csv("sep=;\r\nfile ; patient\r\na;b\r\n", delimiters=",;") == (
+        ["file", "patient"],
+        [{"file": "a", "patient": "b"}],
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+def test_tables_are_read_in_the_encodings_of_spreadsheets(encoding, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes("patient;größe\nA;2\n".encode(encoding))
+    assert read_table_text(path) == "patient;größe\nA;2\n"
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"])
+def test_a_spreadsheet_is_named(start, tmp_path):
+    (tmp_path / "a.csv").write_bytes(start + b"\0" * 99)
+    with pytest.raises(SpreadsheetError, match="got a spreadsheet: save it as CSV"):
+        read_table_text(tmp_path / "a.csv")
 
 
 def test_a_field_without_end_is_a_value_error():

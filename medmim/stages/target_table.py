@@ -14,7 +14,7 @@ from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.dataset.pseudonyms import KEY_FILE, Keys
 from medmim.errors import UsageError, counted
-from medmim.text_formats import NOT_STATED, parse_csv
+from medmim.text_formats import NOT_STATED, SpreadsheetError, parse_csv, read_table_text
 
 _KEYS = ("volume", "subject", "patient")
 _FIELDS = {"site": "source", "source": "source", "modality": "modality", "group": "group", "split": "split"}
@@ -38,7 +38,9 @@ def read_column(
     """
     where = f"{option}: '{path}'"
     try:
-        columns, rows = parse_csv(path.read_text(encoding="utf-8-sig"), delimiters=",;\t")
+        columns, rows = parse_csv(read_table_text(path), delimiters=",;\t")
+    except SpreadsheetError as error:
+        raise UsageError(f"{where}: {error}") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{where} cannot be read: expected a CSV file") from error
     key = next((one for one in keys if one in columns), None)
@@ -54,8 +56,9 @@ def read_column(
         if None in row:  # such as a comma in a text without quotes, after which cells are in wrong columns
             raise UsageError(f"{where} line {number}: expected {counted(len(columns), 'cell')}, got more")
         value = str(row[column] or "").strip()
-        stated = value.lower() not in NOT_STATED
-        if stated and found.setdefault(str(row[key]).strip(), value) != value:
+        name = str(row[key] or "").strip()
+        stated = name and value.lower() not in NOT_STATED
+        if stated and found.setdefault(name, value) != value:
             raise UsageError(f"{where} line {number}: the {key} of this row has another {column} too")
     return key, _in_one_spelling(found, f"{where}, column {column}")
 

@@ -108,3 +108,13 @@ def test_a_table_without_the_column_or_the_cases_is_rejected(tmp_path):
 def test_a_field_that_the_dataset_does_not_record_is_rejected():
     with pytest.raises(UsageError, match=r"does not record it.*FILE\.csv:COLUMN"):
         subgroups(CASES, "scanner")
+
+
+def test_tables_of_spreadsheets_are_read_or_named(dataset, tmp_path):
+    path = tmp_path / "ages.csv"
+    path.write_bytes("sep=;\r\npatient ; age ;Größe\r\nANN;63.5;2\r\n;7;\r\n".encode("cp1252"))
+    found = with_targets(dataset, path, "age", home=tmp_path, log=lambda line: None)
+    assert [row.target for row in found.volumes] == ["63.5", "63.5", None, None]
+    path.write_bytes(b"PK\x03\x04" + b"\0" * 99)
+    with pytest.raises(UsageError, match="expected CSV, got a spreadsheet: save it as CSV"):
+        with_targets(dataset, path, "age", home=tmp_path, log=lambda line: None)

@@ -7,7 +7,6 @@ no other text of the files is kept.
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from medmim.data.formats import annotation_json, annotation_tables, annotation_text
 from medmim.data.formats.annotations import AnnotationFile
 from medmim.data.formats.file_types import open_regular
+from medmim.text_formats import decode_text
 
 ANNOTATION_SUFFIXES = (".json", ".jsonl", ".txt", ".yaml", ".yml", ".csv", ".tsv", ".xml", ".names")
 _MAX_BYTES = 256 * 2**20
@@ -59,15 +59,3 @@ def _with_shares(found: AnnotationFile) -> AnnotationFile:
         for image in found.images:
             image.marks = [mark.model_copy(update={"unit": "share"}) for mark in image.marks]
     return found
-
-
-def decode_text(content: bytes) -> str:
-    """Decode a text by its byte order mark, as UTF-8, as UTF-16 without mark, or as Windows-1252."""
-    marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-    encoding = next((name for mark, name in marks.items() if content.startswith(mark)), None)
-    if encoding is None and b"\0" in content[:200]:
-        encoding = "utf-16-le" if content[1:2] == b"\0" else "utf-16-be"
-    try:
-        return content.decode(encoding or "utf-8")
-    except UnicodeDecodeError:
-        return content.decode("cp1252", errors="replace")

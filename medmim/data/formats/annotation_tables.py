@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-import importlib
-import io
+import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from medmim.data.formats.annotation_json import read_via_rows
+from medmim.data.formats.annotation_rows import (
+    CLASS_COLUMNS,
+    CORNERS,
+    GROUP_COLUMNS,
+    IMAGE_COLUMNS,
+    KNOWN,
+    SIZES,
+    SPLIT_COLUMNS,
+    WORLD,
+    WORLD_SIZES,
+    Row,
+    number_in,
+    plain_name,
+    rows_of,
+)
 from medmim.data.formats.annotations import (
     Annotation,
     AnnotationFile,
@@ -22,37 +36,13 @@ from medmim.data.formats.class_names import clean_class_name
 from medmim.data.formats.images import PICTURE_SUFFIXES
 from medmim.text_formats import NOT_STATED
 
-_DELIMITERS = ",;\t|"
-_IMAGE_COLUMNS = (
-    "image", "filename", "file", "path", "imagepath", "imagefile", "imagename", "imageid", "imageindex",
-    "img", "idcode", "imgid", "fileid", "dicomid", "sopinstanceuid",
-    "name", "id", "patientid", "case", "caseid", "scan", "studyid",
-)  # fmt: skip
-_CLASS_COLUMNS = (
-    "label", "labels", "class", "classname", "target", "diagnosis", "dx", "category", "finding", "findings",
-    "findinglabels", "findinglabel", "labelname", "classlabel", "pathology", "abnormality", "lesiontype",
-    "coarselesiontype", "annotation", "object", "type", "grade", "level", "result",
-)  # fmt: skip
-_GROUP_COLUMNS = ("patient", "patientid", "subject", "subjectid", "participant", "participantid", "lesionid")
-_CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"), ("left", "top", "right", "bottom"))
-_SIZES = (
-    ("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"),
-    ("bboxx", "y", "w", "h"),  # "Bbox [x", as NIH's table of boxes writes it
-)  # fmt: skip
-_WORLD = ("seriesuid", "coordx", "coordy", "coordz")
-_WORLD_SIZES = ("sizexmm", "sizeymm", "sizezmm")
-_SPLIT_COLUMNS = ("split", "set", "subset", "fold", "partition")
-_KNOWN = {
-    *_IMAGE_COLUMNS, *_CLASS_COLUMNS, *_GROUP_COLUMNS, *_SPLIT_COLUMNS, *_WORLD, *_WORLD_SIZES, "diametermm",
-    *(name for names in (*_CORNERS, *_SIZES) for name in names),
-}  # fmt: skip
+_VAGUE = {"type", "object", "annotation", "level", "result"}  # columns that may hold something else
 _NO_BOX = {"", "nan", "none", "null", "na", "n/a", "-1", "-1.0"}  # cells of a row without a box
 _NO_CLASS = {"no finding", "no findings", "normal", "none"}  # an image of none of the classes
 _BINARY = {
     "1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0,
     "-1": -1.0, "-1.0": -1.0,
 }  # fmt: skip
-Row = Mapping[str, str]
 
 
 def read_table(text: str, _: Path) -> AnnotationFile:
@@ -62,21 +52,21 @@ def read_table(text: str, _: Path) -> AnnotationFile:
     an image and two corners, or a corner and a size; rows without numbers are images without findings. Class
     tables have an image and a class, or one column of 0 and 1 per class.
     """
-    rows, faults = _rows_of(text)
+    rows, faults = rows_of(text)
     columns = list(rows[0]) if rows else []
     if "region_shape_attributes" in columns:
         return read_via_rows(rows)
-    if set(_WORLD) <= set(columns):
+    if set(WORLD) <= set(columns):
         return _read_world(rows, faults)
     headless = any(name.lower().endswith(PICTURE_SUFFIXES) for name in columns)
-    image = next((name for name in _IMAGE_COLUMNS if name in columns), None)
+    image = next((name for name in IMAGE_COLUMNS if name in columns), None)
     image = image or (None if headless else _column_of_files(rows))
-    unclear = next((one for one in columns if _plain(one) == "bbox" or _is_run_length(one)), None)
+    unclear = next((one for one in columns if plain_name(one) == "bbox" or _is_run_length(one)), None)
     if image is None or unclear:  # the order of numbers in one cell differs from tool to tool
         tried = "run_lengths" if unclear and _is_run_length(unclear) else "table"
         return AnnotationFile(tried=tried if unclear or headless else "")
-    target = next((name for name in _CLASS_COLUMNS if name in columns and name != image), None)
-    corners = next((names for names in (*_CORNERS, *_SIZES) if set(names) <= set(columns)), None)
+    target = next((name for name in CLASS_COLUMNS if name in columns and name != image), None)
+    corners = next((names for names in (*CORNERS, *SIZES) if set(names) <= set(columns)), None)
     if corners is not None:
         return _read_boxes(rows, faults, image=image, target=target, corners=corners)
     if target is not None:
@@ -92,56 +82,7 @@ def _column_of_files(rows: Sequence[Row]) -> str | None:
 
 
 def _is_run_length(column: str) -> bool:
-    return "encodedpixels" in _plain(column) or "rle" in re.split(r"[\W_]", column.lower())
-
-
-def _rows_of(text: str) -> tuple[list[dict[str, str]], Counter[str]]:
-    """Return the rows with columns in plain lower case, and count those with too many cells."""
-    faults: Counter[str] = Counter()
-
-    def skip(_: list[str]) -> None:
-        faults["malformed"] += 1
-
-    head = text.lstrip("\n").partition("\n")[0]
-    delimiter = max(_DELIMITERS, key=head.count)
-    if not head.count(delimiter):
-        return [], faults
-    pd = importlib.import_module("pandas")  # large, and needed for tables only
-    try:
-        table = pd.read_csv(
-            io.StringIO(text),
-            sep=delimiter,
-            dtype=str,
-            keep_default_na=False,
-            na_filter=False,
-            engine="python",
-            on_bad_lines=skip,
-            skip_blank_lines=True,
-            index_col=False,
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError):
-        return [], faults
-    names = [plain if (plain := _plain(name)) in _KNOWN else str(name).strip() for name in table.columns]
-    records = table.fillna("").to_numpy(dtype=str)
-    return [
-        dict(zip(names, (cell.strip() for cell in record), strict=True)) for record in records.tolist()
-    ], faults
-
-
-def _plain(column: object) -> str:
-    return re.sub(r"[\s_.\-\[\]]", "", str(column)).lower()
-
-
-def _number(cell: str) -> float:
-    """Parse a number with a decimal point or comma.
-
-    Raises:
-        EntryError: with reason malformed.
-    """
-    try:
-        return float(cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell)
-    except ValueError as error:
-        raise EntryError("malformed") from error
+    return "encodedpixels" in plain_name(column) or "rle" in re.split(r"[\W_]", column.lower())
 
 
 def _read_world(rows: Sequence[Row], faults: Counter[str]) -> AnnotationFile:
@@ -156,11 +97,11 @@ def _read_world(rows: Sequence[Row], faults: Counter[str]) -> AnnotationFile:
 
 
 def _world_mark(row: Row) -> Annotation:
-    centre = [_number(row[f"coord{axis}"]) for axis in "xyz"]
+    centre = [number_in(row[f"coord{axis}"]) for axis in "xyz"]
     if row.get("diametermm"):
-        sizes = [_number(row["diametermm"])] * 3
+        sizes = [number_in(row["diametermm"])] * 3
     else:
-        sizes = [_number(row.get(name, "")) for name in _WORLD_SIZES]
+        sizes = [number_in(row.get(name, "")) for name in WORLD_SIZES]
     ends = [
         [place + sign * size / 2 for place, size in zip(centre, sizes, strict=True)] for sign in (-1.0, 1.0)
     ]
@@ -168,7 +109,7 @@ def _world_mark(row: Row) -> Annotation:
 
 
 def _class_name(row: Row, column: str | None) -> str:
-    names = (column,) if column else _CLASS_COLUMNS
+    names = (column,) if column else CLASS_COLUMNS
     given = next((row[name] for name in names if row.get(name)), None)
     return clean_class_name(given)
 
@@ -186,10 +127,10 @@ def _read_boxes(
             continue  # an image without findings
         try:
             first, second = (
-                [_number(row[name]) for name in corners[:2]],
-                [_number(row[name]) for name in corners[2:]],
+                [number_in(row[name]) for name in corners[:2]],
+                [number_in(row[name]) for name in corners[2:]],
             )
-            if corners in _SIZES:
+            if corners in SIZES:
                 second = [start + size for start, size in zip(first, second, strict=True)]
             # a column of 0 and 1 states whether there is a finding, not which
             name = "" if target is None or row[target] in ("0", "1") else _class_name(row, target)
@@ -202,14 +143,14 @@ def _read_boxes(
 
 def _columns_of_words(rows: Sequence[Row]) -> int:
     """Return the number of unknown columns that may be classes: few different words that repeat."""
-    columns = (name for name in rows[0] if name not in _KNOWN)
+    columns = (name for name in rows[0] if name not in KNOWN)
     found = [{row[name] for row in rows if row[name]} for name in columns]
     return sum(1 < len(own) <= len(rows) / 2 and not any(map(_is_number, own)) for own in found)
 
 
 def _is_number(cell: str) -> bool:
     try:
-        _number(cell)
+        number_in(cell)
     except EntryError:
         return False
     return True
@@ -219,7 +160,7 @@ def _read_classes(rows: Sequence[Row], faults: Counter[str], *, image: str, targ
     """Read one class per row; if an image has several, in one row or more, every image has its `targets`."""
     cells = [_words_in(row[target]) for row in rows]
     words = sorted({word for cell in cells for word in cell})
-    names = {word: clean_class_name(word) for word in words}
+    names = {word: clean_class_name(_one_spelling(word)) for word in words}
     images: dict[str, ImageAnnotation] = {}
     classes: dict[str, set[str]] = defaultdict(set)
     for row, cell in zip(rows, cells, strict=True):
@@ -234,7 +175,20 @@ def _read_classes(rows: Sequence[Row], faults: Counter[str], *, image: str, targ
         one.target = next(iter(classes[name])) if len(classes[name]) == 1 else None
         one.targets = {finding: float(finding in classes[name]) for finding in findings} if several else {}
         faults["several_classes"] += one.target is None
-    return AnnotationFile(kind="class_table", images=list(images.values()), faults=+faults)
+    others = [name for name in CLASS_COLUMNS if name in rows[0] and name not in (image, target)]
+    doubtful = {target: others} if others or (target in _VAGUE and _columns_of_words(rows)) else {}
+    return AnnotationFile(
+        kind="class_table", images=list(images.values()), faults=+faults, class_columns=doubtful
+    )
+
+
+def _one_spelling(word: str) -> str:
+    """Return a number in its shortest form, such as 1 for 1.0 and 1,0; other words as they are."""
+    try:
+        number = number_in(word)
+    except EntryError:
+        return word
+    return str(int(number) if number.is_integer() else number) if math.isfinite(number) else word
 
 
 def _words_in(cell: str) -> list[str]:
@@ -274,6 +228,6 @@ def _read_one_hot(rows: Sequence[Row], faults: Counter[str], *, image: str) -> A
 
 
 def _image_of(row: Row, image: str) -> ImageAnnotation:
-    group = next((row[name] for name in _GROUP_COLUMNS if name != image and row.get(name)), None)
-    split = next((row[name] for name in _SPLIT_COLUMNS if row.get(name)), "")
+    group = next((row[name] for name in GROUP_COLUMNS if name != image and row.get(name)), None)
+    split = next((row[name] for name in SPLIT_COLUMNS if row.get(name)), "")
     return ImageAnnotation(image=row[image], group=group, split=split_of(split))

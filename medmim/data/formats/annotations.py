@@ -90,6 +90,8 @@ class AnnotationFile(BaseModel):
         faults: number of entries that were not used, by reason.
         numbered_classes: number of classes whose names are no plain words and became `class 1`, …
         unread_columns: number of columns of words in a table of boxes without a column of classes.
+        class_columns: the column that was read as classes, where it may be the wrong one, with other columns
+            whose names stand for classes.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -102,6 +104,7 @@ class AnnotationFile(BaseModel):
     faults: dict[str, int] = Field(default_factory=dict)
     numbered_classes: int = 0
     unread_columns: int = 0
+    class_columns: dict[str, list[str]] = Field(default_factory=dict)
 
     @property
     def unread(self) -> int:

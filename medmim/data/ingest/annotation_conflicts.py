@@ -15,7 +15,7 @@ _REMEDY = "exclude the files that do not hold with --role 'GLOB=skip'"
 
 
 def refuse_contradictions(
-    noted: Mapping[Any, Sequence[ImageAnnotation]],
+    noted: Mapping[Any, Sequence[tuple[str, ImageAnnotation]]],
     listed: Sequence[tuple[Any, Split]] = (),
     *,
     splits: bool = True,
@@ -23,29 +23,32 @@ def refuse_contradictions(
     """Stop if annotation files give an image two classes, two patients or two splits.
 
     Args:
-        noted: annotations of each image.
+        noted: annotations of each image, each with the name of its file.
         listed: images of lists such as train.txt, with their split.
         splits: whether the splits of the files are used.
 
     Raises:
         DataError: with the number of images.
     """
-    classes = [sorted({one.target for one in ones if one.target}) for ones in noted.values()]
+    classes = [_values(ones, "target") for ones in noted.values()]
     if several := [found for found in classes if len(found) > 1]:
+        shown = " and ".join(f"'{name}' in '{file}'" for name, file in sorted(several[0].items())[:2])
         raise AmbiguousLayoutError(
             f"{counted(len(several), 'image')} with different classes in two annotation files, such as "
-            f"'{several[0][0]}' and '{several[0][1]}', of which one holds",
+            f"{shown}, of which one holds",
             "the files give classes of different kinds, or an image has several",
             f"{_REMEDY}, or write all classes into one table (a|b)",
         )
-    groups = [{one.group for one in ones if one.group is not None} for ones in noted.values()]
-    if count := sum(len(found) > 1 for found in groups):
+    groups = [_values(ones, "group") for ones in noted.values()]
+    if divided := [found for found in groups if len(found) > 1]:
+        shown = " and ".join(f"'{file}'" for file in sorted(set(divided[0].values()))[:2])
         raise AmbiguousLayoutError(
-            f"{counted(count, 'image')} with different patients in two annotation files, of which one holds",
+            f"{counted(len(divided), 'image')} with different patients in two annotation files, such as in "
+            f"{shown}, of which one holds",
             "the files use different identifiers of one patient",
             f"{_REMEDY}, or pass --subjects table.csv (columns file, subject)",
         )
-    own = [(image, one.split) for image, ones in noted.items() for one in ones if one.split]
+    own = [(image, one.split) for image, ones in noted.items() for _, one in ones if one.split]
     images = [image for image, _ in {*listed, *own}]
     if splits and (count := len(images) - len(set(images))):
         raise DataError(
@@ -53,6 +56,15 @@ def refuse_contradictions(
             f"expected each in one; {_REMEDY}, or pass --splits",
             reason="split_overlap",
         )
+
+
+def _values(ones: Sequence[tuple[str, ImageAnnotation]], field: str) -> dict[str, str]:
+    """Return the different classes (or patients) of an image with the first file that gives each."""
+    found: dict[str, str] = {}
+    for file, one in ones:
+        if value := getattr(one, field):
+            found.setdefault(value, file)
+    return found
 
 
 def agreed_classes(files: Sequence[tuple[Path, AnnotationFile]]) -> list[str]:

@@ -16,6 +16,8 @@ from medmim.data.ingest.annotation_conflicts import agreed_classes, refuse_contr
 from medmim.data.ingest.cases import DatasetLayout, LayoutCase
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
 
+CLASSES_FROM, NO_CLASSES_FROM = "classes_from_", "no_classes_from_"  # and the name of a known column
+
 
 @dataclass(frozen=True)
 class AnnotationResult:
@@ -48,7 +50,7 @@ def annotate(context: IngestContext, source: Path, layout: DatasetLayout) -> Ann
     found, lost = _read_notes(context, source, layout)
     classes = agreed_classes(found)
     index = _CaseIndex(source, layout.cases)
-    noted: dict[Path, list[ImageAnnotation]] = {}
+    noted: dict[Path, list[tuple[str, ImageAnnotation]]] = {}
     used: dict[Path, dict[str, float]] = {}
     listed = index.listed_splits(found)
     splits = index.splits(found) | dict(listed)
@@ -59,18 +61,21 @@ def annotate(context: IngestContext, source: Path, layout: DatasetLayout) -> Ann
             continue
         for image, one in placed:
             if image is not None:
-                noted.setdefault(image, []).append(_named(one, notes.kind, classes, layout.finding))
+                named = _named(one, notes.kind, classes, layout.finding)
+                noted.setdefault(image, []).append((path.relative_to(source).as_posix(), named))
         if notes.kind == "classes" or any(image for image, _ in placed):
             used[path] = _measured(notes, placed)
         elif any(one.marks for one in notes.images):
             lost[path] = "annotations_without_image"
     refuse_contradictions(noted, listed, splits=context.options.splits is None)
-    names = layout.label_names or _numbered(noted, classes)
+    annotations = {image: [one for _, one in ones] for image, ones in noted.items()}
+    names = layout.label_names or _numbered(annotations, classes)
     marks = {
-        image: [mark.model_dump() for one in ones for mark in one.marks] for image, ones in noted.items()
+        image: [mark.model_dump() for one in ones for mark in one.marks]
+        for image, ones in annotations.items()
     }
     cases = tuple(
-        _with_notes(case, noted.get(case.image, []), splits.get(case.image)) for case in layout.cases
+        _with_notes(case, annotations.get(case.image, []), splits.get(case.image)) for case in layout.cases
     )
     return AnnotationResult(replace(layout, cases=cases, label_names=names), marks, used, lost)
 
@@ -221,6 +226,8 @@ def measure_entries(notes: AnnotationFile, *, not_found: int) -> dict[str, float
         not_found: number of its images that are not in the source.
     """
     doubts = {"classes_numbered": notes.numbered_classes, "columns_of_words": notes.unread_columns}
+    for used, others in notes.class_columns.items():
+        doubts |= {CLASSES_FROM + used: 1, **{f"{NO_CLASSES_FROM}{other}": 1 for other in others}}
     return {
         "images": float(len(notes.images)),
         "images_not_found": float(not_found),

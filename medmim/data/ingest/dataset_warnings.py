@@ -10,6 +10,7 @@ from medmim.data.dataset.manifest import LedgerRow
 from medmim.data.formats.annotations import OUTLINES_OVERLAP
 from medmim.data.formats.case import AT_EDGES, NO_BACKGROUND
 from medmim.data.formats.images import COLOUR, OF_GREY
+from medmim.data.ingest.annotations import CLASSES_FROM, NO_CLASSES_FROM
 from medmim.data.ingest.cases import DatasetLayout
 from medmim.data.ingest.context import IngestedVolume, stem_of
 from medmim.data.ingest.layout_doubts import layout_doubts, mixed_units, unlabelled_contrasts
@@ -22,6 +23,7 @@ _TAIL = 10  # characters of a name that are shown: enough to match names, too fe
 
 _BACKGROUND = ("background", "bg")
 _WHITE = 255
+_MANY_CLASSES = 10
 _USED_LABELS = ("label", "label_resampled")
 _MAX_LISTED = 8
 _LOST_PARTS = {
@@ -90,6 +92,7 @@ def layout_warnings(
         warnings.append({"kind": "boxes_of_another_size", "boxes": boxes})
     if overlaps := [int(row.measured[OUTLINES_OVERLAP]) for row in rows if OUTLINES_OVERLAP in row.measured]:
         warnings.append({"kind": "outlines_overlap", "images": len(overlaps), "voxels": sum(overlaps)})
+    warnings += _classes_of_single_images(made)
     warnings += unlabelled_contrasts(layout, made)
     labelled = [one for one in made if one.volume.label is not None]
     codes = [[code for code in one.classes if code != ignore_label] for one in labelled]
@@ -105,6 +108,14 @@ def layout_warnings(
     if nameless := sum(row.reason.endswith("without_patient") for row in rows):
         warnings.append({"kind": "no_patient_id", "files": nameless})
     return tuple(warnings)
+
+
+def _classes_of_single_images(made: Sequence[IngestedVolume]) -> list[dict[str, Any]]:
+    """Return a warning if classes are so many that they may be numbers, names or patients."""
+    targets = [one.volume.target for one in made if one.volume.target is not None]
+    count = len(set(targets))
+    doubtful = count > max(_MANY_CLASSES, len(targets) / 2)
+    return [{"kind": "classes_of_single_images", "classes": count, "images": len(targets)}] * doubtful
 
 
 def _unread_entries(measured: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -123,6 +134,12 @@ def _unread_entries(measured: Sequence[Mapping[str, float]]) -> list[dict[str, A
     if reasons:
         listed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
         found.append({"kind": "entries_not_used", "entries": reasons.total(), "reasons": listed})
+    for used in sorted({key for one in measured for key in one if key.startswith(CLASSES_FROM)}):
+        tables = [one for one in measured if used in one]
+        others = sorted({key for one in tables for key in one if key.startswith(NO_CLASSES_FROM)})
+        listed = ", ".join(f"'{key.removeprefix(NO_CLASSES_FROM)}'" for key in others)
+        kind = "two_columns_of_classes" if others else "doubtful_column_of_classes"
+        found.append({"kind": kind, "used": used.removeprefix(CLASSES_FROM), "others": listed})
     for kind, key, unit in _DOUBTS_OF_FILES:
         if count := sum(int(one.get(key, 0)) for one in measured):
             found.append({"kind": kind, unit: count})

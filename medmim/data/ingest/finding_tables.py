@@ -17,7 +17,7 @@ from medmim.data.ingest.annotation_conflicts import refuse_contradictions
 from medmim.data.ingest.annotations import measure_entries
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.errors import UsageError
-from medmim.text_formats import parse_csv
+from medmim.text_formats import SpreadsheetError, parse_csv, read_table_text
 
 FINDING = "finding"
 TABLE_SUFFIXES = (".csv", ".tsv")
@@ -42,7 +42,7 @@ def add_tables(
     for number in unread:
         context.ledger.record([number], "quarantined", reasons[number] or "unusable")
     contents = number_classes([AnnotationFile.model_validate(one.value) for one in answers if one.value])
-    noted: dict[str, list[ImageAnnotation]] = defaultdict(list)
+    noted: dict[str, list[tuple[str, ImageAnnotation]]] = defaultdict(list)
     for number, table in zip([one for one in tables if one not in unread], contents, strict=True):
         index = _VolumeIndex(result)
         pairs = [(place, one) for one in table.images for place in index.find(one)]
@@ -54,7 +54,7 @@ def add_tables(
             context.ledger.record([number], fate, reason)  # type: ignore[arg-type]
             continue
         for place, one in pairs:
-            noted[result[place].volume.id].append(one)
+            noted[result[place].volume.id].append((tables[number].name, one))
         missing = sum(not index.find(one) for one in table.images)
         result, measured = _add_boxes(context, result, pairs)
         _add_facts(context, result, pairs)
@@ -71,9 +71,11 @@ def read_label_map(path: Path) -> dict[str, str]:
         UsageError: if it cannot be read or lacks a column.
     """
     try:
-        columns, rows = parse_csv(path.read_text(encoding="utf-8-sig"))
+        columns, rows = parse_csv(read_table_text(path), delimiters=",;\t")
         column = "series" if "series" in columns else "image"
         return {row["label"].strip(): stem_of(Path(row[column].strip())) for row in rows}
+    except SpreadsheetError as error:
+        raise UsageError(f"--label-map '{path}': {error}") from error
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UsageError(
             f"--label-map '{path}' cannot be read: expected CSV with the columns label and series (or image)"

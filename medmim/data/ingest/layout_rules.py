@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from medmim.data.ingest.path_words import Role, bare_name
 from medmim.errors import DataError, UsageError, counted
-from medmim.text_formats import parse_csv
+from medmim.text_formats import SpreadsheetError, parse_csv, read_table_text
 
 _FILE_COLUMNS = (
     "file", "image", "path", "filename", "name", "case", "id", "study", "series", "seriesinstanceuid",
@@ -106,10 +106,11 @@ def read_subject_table(path: Path) -> dict[str, str]:
         UsageError: if it cannot be read, lacks a column or gives a file two patients.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        names, rows = parse_csv(text, delimiters=",;\t")
+        names, rows = parse_csv(read_table_text(path), delimiters=",;\t")
+    except SpreadsheetError as error:
+        raise UsageError(f"--subjects '{path}': {error}") from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"--subjects '{path}' cannot be read: expected a CSV file in UTF-8") from error
+        raise UsageError(f"--subjects '{path}' cannot be read: expected a CSV file") from error
     columns = {str(name).strip().lower(): str(name) for name in names}
     subject = next((columns[name] for name in _SUBJECT_COLUMNS if name in columns), None)
     file = next((columns[name] for name in _FILE_COLUMNS if name in columns), None)

@@ -15,7 +15,7 @@ from medmim.data.dataset.splits import SPLIT_WORDS, given_splits
 from medmim.data.ingest.context import IngestedVolume
 from medmim.data.ingest.path_words import bare_name
 from medmim.errors import DataError, UsageError, counted, did_you_mean
-from medmim.text_formats import parse_csv, parse_json
+from medmim.text_formats import SpreadsheetError, parse_csv, parse_json, read_table_text
 
 _NAME_KEYS = ("image", "file", "name", "path", "case", "id", "subject", "patient", "series")
 
@@ -40,10 +40,12 @@ class SplitsFile:
             UsageError: if the file is none of these.
         """
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = read_table_text(path)
             entries = (
                 _from_json(parse_json(text), fold) if text.lstrip()[:1] in "[{" else _from_csv(text, fold)
             )
+        except SpreadsheetError as error:
+            raise UsageError(f"--splits '{path}': {error}") from error
         except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
             raise UsageError(
                 f"--splits '{path}' cannot be read: expected JSON with lists train, val and test, nnU-Net's "

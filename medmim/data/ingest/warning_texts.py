@@ -35,6 +35,15 @@ _TEXTS = {
     "another name or several times: their annotations are not used",
     "classes_numbered": "names of {classes:class|classes} in annotation files are no plain words of up to 40 "
     "characters: they are called class 1, class 2, … in the order in which they occur",
+    "two_columns_of_classes": "classes are those of the column '{used}' of the table; {others} may hold "
+    "classes too, and is not used: if the classes are there, leave '{used}' out, or train with --targets "
+    "TABLE --column NAME",
+    "doubtful_column_of_classes": "classes are those of the column '{used}' of the table, which has other "
+    "columns of words: if the classes are in another one, call it class, or train with --targets TABLE "
+    "--column NAME",
+    "classes_of_single_images": "{classes:class|classes} for {images:image}: if they are numbers such as "
+    "ages, train with medmim finetune regress --targets TABLE --column NAME; if they are patients, leave out "
+    "--class-folders",
     "boxes_without_class": "tables of boxes have no known column of classes, but {columns:column} of words: "
     "all boxes are of one class; if a column is their class, call it class",
     "masks_of_two_codes": "{ones:label has|labels have} the values 0 and 1, {whites} have 0 and 255, and "

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medmim.data.dataset.splits import patient_digest
-from medmim.data.formats.annotation_files import decode_text
 from medmim.data.formats.file_types import open_regular
 from medmim.data.ingest.layout_rules import SubjectRule
 from medmim.errors import DataError, UsageError
@@ -21,7 +20,7 @@ from medmim.stages.compare_predictions.cases import (
     problem_notes,
     unmatched_images,
 )
-from medmim.text_formats import NOT_STATED, parse_csv
+from medmim.text_formats import NOT_STATED, decode_text, parse_csv
 from medmim.training.evaluation.classification_metrics import arrays, calibration_curve, grades_of
 
 IMAGE_COLUMNS = ("image", "file", "case", "id")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import tempfile
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from medmim.stages.predict.run import predict
 from medmim.training.tasks.trained_model import load_trained_model
 from medmim.training.weights import WEIGHTS
 
+_log = logging.getLogger(__name__)
 _BOX = tuple(f"{end}_{axis}_voxel" for end in ("first", "last") for axis in "xyz")
 _EXAMPLE = {"columns": ["scan"], "data": [["scan.nii.gz"]]}
 
@@ -52,6 +54,12 @@ def mlflow_files(task: str, names: Sequence[str]) -> dict[str, str]:
         "requirements.txt": f"medmim=={__version__}\n",
         "input_example.json": json.dumps(_EXAMPLE),
     }
+
+
+def _warn(line: str) -> None:
+    """Keep the warnings of a prediction; its other lines are for the terminal."""
+    if line.startswith("warning"):
+        _log.warning(line.removeprefix("warning: "))
 
 
 class MlflowModel:
@@ -91,13 +99,19 @@ class MlflowModel:
     def _predict(self, scan: Any, folder: Path) -> VolumePrediction:
         if isinstance(scan, str | Path):
             source = Path(scan)
+        elif np.ndim(scan) < 3:
+            raise DataError(
+                f"expected a path, or an array of three axes, got {np.ndim(scan)} axes: give a picture as a "
+                "file, and several arrays as a pandas.Series",
+                reason="no_volume",
+            )
         else:
             source = folder / "scan.nii.gz"
             write_volume(Image(np.asarray(scan), np.eye(4)), source)
         words: dict[str, Any] = {
             "home": folder / "home",
             "model": str(self.weights),
-            "log": lambda line: None,
+            "log": _warn,
         }
         predictions = list(predict(source, folder / "out", **words).volumes.values())
         if len(predictions) != 1:

@@ -181,3 +181,30 @@ def test_columns_of_words_that_may_be_classes_of_boxes_are_counted(tmp_path):
     assert (found.kind, found.unread_columns) == ("boxes", 1)
     found = notes(tmp_path / "a.csv", "\n".join(["image,xmin,ymin,xmax,ymax,class", *rows]))
     assert found.unread_columns == 0
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["1", "1.0", "2"], ["1", "1", "2"]),
+        (["0,5", "0.5", "2.0"], ["0.5", "0.5", "2"]),
+        (["1", "1.0", "two"], ["1", "1", "two"]),
+    ],
+)
+def test_numbers_are_one_class_in_every_spelling(cells, expected, tmp_path):
+    text = "image;grade\n" + "".join(f"{place}.png;{cell}\n" for place, cell in enumerate(cells))
+    assert [one.target for one in notes(tmp_path / "a.csv", text).images] == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("image,label,note", {}),
+        ("image,grade,diagnosis", {"diagnosis": ["grade"]}),
+        ("image,type,status", {"type": []}),
+        ("image,label,type", {"label": ["type"]}),
+    ],
+)
+def test_a_doubtful_column_of_classes_is_named(head, expected, tmp_path):
+    rows = "".join(f"{number}.png,{'ab'[number % 2]},{'xy'[number // 4]}\n" for number in range(8))
+    assert notes(tmp_path / "a.csv", f"{head}\n{rows}").class_columns == expected

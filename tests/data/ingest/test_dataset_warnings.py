@@ -149,6 +149,19 @@ def test_classes_without_plain_names_and_unknown_columns_of_classes_are_reported
     assert {box.name for one in dataset.volumes for box in one.boxes} == {"class 1", "class 2"}
 
 
+def test_doubtful_classes_are_reported(tmp_path, run):
+    for number in range(12):
+        save_picture(tmp_path / "in" / f"{number}.png", number)
+    rows = [f"{number}.png,{'ab'[number % 2]},{number / 3}" for number in range(12)]
+    (tmp_path / "in/a.csv").write_text("\n".join(["image,label,grade", *rows]))
+    assert {"kind": "two_columns_of_classes", "used": "label", "others": "'grade'"} in run().info.warnings
+    (tmp_path / "in/a.csv").write_text("\n".join(["image,type,x", *rows]))
+    warnings = run().info.warnings
+    assert not [one for one in warnings if one["kind"] == "doubtful_column_of_classes"]  # x has no words
+    (tmp_path / "in/a.csv").write_text("\n".join(["image,x,grade", *rows]))
+    assert {"kind": "classes_of_single_images", "classes": 12, "images": 12} in run().info.warnings
+
+
 def test_overlapping_outlines_are_reported(tmp_path, run):
     save_picture(tmp_path / "in/0.png", 0)
     ends = {"a": 6, "b": 9}

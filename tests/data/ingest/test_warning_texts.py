@@ -13,6 +13,15 @@ from medmim.data.ingest.warning_texts import warning_text
         ({"kind": "white_is_a_class", "labels": 3}, "3 labels have the value 255"),
         ({"kind": "images_not_found", "images": 1}, "annotation files name 1 image that"),
         ({"kind": "boxes_without_class", "columns": 2}, "tables of boxes have no known column"),
+        (
+            {"kind": "two_columns_of_classes", "used": "label", "others": "'grade'"},
+            "classes are those of the column 'label' of the table; 'grade' may hold",
+        ),
+        (
+            {"kind": "doubtful_column_of_classes", "used": "type", "others": ""},
+            "classes are those of the column 'type' of the table, which has other",
+        ),
+        ({"kind": "classes_of_single_images", "classes": 12, "images": 12}, "12 classes for 12 images"),
         ({"kind": "mixed_units", "modality": "PT", "listed": "bqml 1, gml 1"}, "values of PT volumes"),
         ({"subjects": ["a", "b"], "splits": ["train"], "volumes": ["v"], "kind": "x"}, "same voxels under 2"),
     ],

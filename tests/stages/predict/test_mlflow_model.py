@@ -4,10 +4,12 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import threshold
 
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.formats.nifti import read_image
-from medmim.stages.predict.mlflow_model import mlflow_files
+from medmim.errors import DataError
+from medmim.stages.predict.mlflow_model import MlflowModel, mlflow_files
 from medmim.stages.predict.run import predict
 from medmim.tracking.mlflow_store import Store
 
@@ -37,6 +39,16 @@ def test_mlflow_predicts_what_medmim_predicts(study, registry, tmp_path):
     [written] = (ours.out / "segmentations").iterdir()
     np.testing.assert_array_equal(from_path, read_image(written).array)
     np.testing.assert_array_equal(from_array, from_path)
+    with pytest.raises(DataError, match="array of three axes, got 2 axes"):
+        model.predict(pd.Series([np.zeros((8, 8))]))
+
+
+def test_warnings_of_a_prediction_are_kept(tmp_path, caplog):
+    model = threshold.write_model(tmp_path / "model", 1.5, modalities=["CT"])
+    array = np.random.default_rng(0).normal(size=(16, 16, 16)).astype(np.float32)
+    with caplog.at_level("WARNING", "medmim"):
+        MlflowModel(model).predict([array])
+    assert "no modality of 1 of 1 scan: assumed to be CT, in Hounsfield units" in caplog.messages
 
 
 def test_the_logged_model_of_a_run_has_its_files(study, registry):
