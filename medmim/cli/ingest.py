@@ -50,7 +50,7 @@ Examples:
 @click.option(
     "layout", "--as", help="Layout: a shipped descriptor such as msd, or a YAML file.  [default: detected]"
 )
-@click.option("--name", help="Name of the dataset.  [default: the layout's, or 'dataset']")
+@click.option("--name", help="Name of the dataset.  [default: its own, its layout's, or 'dataset']")
 @click.option(
     "label_names",
     "--label-name",

@@ -257,7 +257,7 @@ def _fail(ledger: Ledger, out: Path, old: Dataset | None, problem: str) -> None:
 
 
 def _dataset_name(layout: DatasetLayout | None) -> str:
-    named = layout and (layout.cases or layout.arrays) and layout.name != FALLBACK
+    named = layout and (layout.cases or layout.arrays) and (layout.called or layout.name != FALLBACK)
     return layout.title if layout and named else "dataset"
 
 

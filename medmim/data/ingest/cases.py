@@ -75,6 +75,7 @@ class DatasetLayout:
         anonymous: whether every image counts as a patient because no patient is known.
         task: word of the descriptor that begins the names of all images, such as hippocampus, or "".
         regions: label values of each region that a `dataset.json` declares.
+        called: name that its `dataset.json` or its folder gives the dataset, or "".
     """
 
     name: str
@@ -91,8 +92,9 @@ class DatasetLayout:
     anonymous: bool = False
     task: str = ""
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    called: str = ""
 
     @property
     def title(self) -> str:
-        """Name of the descriptor, with the task where a descriptor has several."""
-        return f"{self.name}-{self.task}" if self.task else self.name
+        """Name of the descriptor with the task where it has several, else the dataset's own, if known."""
+        return f"{self.name}-{self.task}" if self.task else self.called or self.name

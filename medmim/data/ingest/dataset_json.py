@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from medmim.errors import DataError
 from medmim.text_formats import parse_json
 
 _MAX_JSON_BYTES = 2**20
+_MAX_NAME = 40
+_NUMBERED = re.compile(r"(?:Dataset|Task)\d{2,4}_", re.IGNORECASE)
 
 
 class DatasetJson(BaseModel):
@@ -24,6 +28,7 @@ class DatasetJson(BaseModel):
         label_names: name of each class number.
         regions: label values of each region, if there is one of several values (nnU-Net's region training).
         channels: number of channels that are declared.
+        name: of the dataset, in plain letters such as `hip-study`; "" if it has none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +37,7 @@ class DatasetJson(BaseModel):
     label_names: dict[int, str]
     regions: dict[str, tuple[int, ...]] = {}
     channels: int = 0
+    name: str = ""
 
     def modality(self, channel: int) -> str | None:
         """Return the modality of a channel; one with an unknown name is like the first, unless that is CT."""
@@ -69,7 +75,31 @@ def read_dataset_json(path: str) -> dict[str, Any]:
         label_names=_label_names(content.get("labels")),
         regions=_regions(content.get("labels")),
         channels=len(channels) if isinstance(channels, dict) else 0,
+        name=plain_dataset_name(content.get("name")),
     ).model_dump(mode="json")
+
+
+def name_of_dataset(images: Sequence[Path], declared: Mapping[Path, DatasetJson]) -> str:
+    """Return the name in `dataset.json`, or in a folder such as Dataset001_Hip; "" for none or several.
+
+    Args:
+        declared: contents of the `dataset.json` files, by folder.
+    """
+    parents = {image.parent for image in images}
+    folders = parents | {folder for parent in parents for folder in parent.parents}
+    own = {one.name for folder, one in declared.items() if folder in folders}
+    if len(own) == 1 and own != {""}:
+        return own.pop()
+    numbered = {folder.name for folder in folders if _NUMBERED.match(folder.name)}
+    return plain_dataset_name(_NUMBERED.sub("", numbered.pop())) if len(numbered) == 1 else ""
+
+
+def plain_dataset_name(name: Any) -> str:
+    """Return a name in lower case with hyphens, as models are named; "" for none of ASCII letters."""
+    text = unicodedata.normalize("NFKD", name).lower() if isinstance(name, str) else ""
+    words = re.findall(r"[a-z0-9]+", "".join(char for char in text if not unicodedata.combining(char)))
+    plain = "-".join(words)
+    return plain if plain[:1].isalpha() and len(plain) <= _MAX_NAME else ""
 
 
 def _modality(name: Any) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from medmim.data.formats.annotation_files import ANNOTATION_SUFFIXES
 from medmim.data.formats.images import PICTURE_SUFFIXES
 from medmim.data.ingest.cases import DatasetLayout, LayoutCase
-from medmim.data.ingest.dataset_json import DatasetJson
+from medmim.data.ingest.dataset_json import DatasetJson, name_of_dataset
 from medmim.data.ingest.descriptor import (
     Arrays,
     Descriptor,
@@ -156,6 +156,7 @@ def _inferred(
         anonymous=found.anonymous and descriptor.name == FALLBACK,
         task=_shared_task(descriptor, cases),
         regions=_declared_regions(cases, declared),
+        called=name_of_dataset([case.image for case in cases], declared),
     )
 
 

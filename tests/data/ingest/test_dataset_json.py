@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ingest_source import run_ingest, save_json, save_volume
 
-from medmim.data.ingest.dataset_json import DatasetJson, read_dataset_json
+from medmim.data.ingest.dataset_json import DatasetJson, plain_dataset_name, read_dataset_json
 from medmim.errors import DataError
 
 CONTENTS = {
@@ -25,6 +25,49 @@ def test_forms(tmp_path, name):
     content, expected = CONTENTS[name]
     save_json(tmp_path / "dataset.json", content)
     assert DatasetJson.model_validate(read_dataset_json(str(tmp_path / "dataset.json"))) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("Hip study of Köln / 2", "hip-study-of-koln-2"),
+        ("../../etc", "etc"),
+        ("2024", ""),
+        ("肝臓", ""),
+        ("x" * 41, ""),
+        (None, ""),
+        (["a"], ""),
+    ],
+)
+def test_names_of_datasets_are_plain(name, expected):
+    assert plain_dataset_name(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("folder", "names", "expected"),
+    [
+        ("in", {"in": "Hip study"}, "hip-study"),
+        ("in/Dataset012_LungNodes", {}, "lungnodes"),
+        ("in/Dataset012_LungNodes", {"in/Dataset012_LungNodes": "Lung"}, "lung"),
+        ("in", {}, "msd"),
+    ],
+)
+def test_a_dataset_is_named_by_its_json_or_its_folder(folder, names, expected, tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        save_volume(tmp_path / folder / f"imagesTr/a_{number}.nii.gz", rng.integers(0, 900, (8, 7, 6)))
+        save_volume(tmp_path / folder / f"labelsTr/a_{number}.nii.gz", rng.integers(0, 2, (8, 7, 6)))
+    for place, name in names.items():
+        save_json(tmp_path / place / "dataset.json", {"name": name, "labels": {"0": "background", "1": "x"}})
+    assert run_ingest(tmp_path).info.name == expected
+
+
+def test_a_dataset_of_another_layout_has_the_name_in_its_json(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        save_volume(tmp_path / f"in/scans/a_{number}.nii.gz", rng.integers(0, 900, (8, 7, 6)))
+    save_json(tmp_path / "in/dataset.json", {"name": "Hip study"})
+    assert run_ingest(tmp_path).info.name == "hip-study"
 
 
 @pytest.mark.parametrize(
