@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from medmim.data.dataset.channels import ChannelStack, missing_channels, unmatched_channels, visits_of
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
+from medmim.data.dicom.slices import PHOTOMETRIC
 from medmim.data.formats.nifti import read_image
 from medmim.errors import DataError, counted
 from medmim.text_formats import natural_order
@@ -230,7 +231,7 @@ def modality_warnings(
     """Log and return warnings about scans of other or unknown modalities than the training data."""
     trained_on = sorted(trained.description.get("modalities", ()))
     if not trained_on or _UNKNOWN in trained_on:
-        return ()
+        return _logged(_inverted_display(volumes), log)
     found = Counter(volume.modality for volume in volumes)
     warnings = [
         f"modality of {count} of {counted(len(volumes), 'scan')}: {modality}, but the model was trained on "
@@ -241,6 +242,20 @@ def modality_warnings(
     if trained_on == ["CT"] and found[_UNKNOWN]:
         count = f"no modality of {found[_UNKNOWN]} of {counted(len(volumes), 'scan')}"
         warnings.append(f"{count}: assumed to be CT, in Hounsfield units")
+    return _logged([*warnings, *_inverted_display(volumes)], log)
+
+
+def _inverted_display(volumes: Sequence[VolumeRecord]) -> list[str]:
+    """Return a warning about volumes that viewers show inverted, whose values need not be densities."""
+    found = [one for one in volumes if one.flags.get(PHOTOMETRIC) and one.modality != "CT"]
+    text = (
+        f"{counted(len(found), 'volume')} with MONOCHROME1, where larger values are shown darker: predicted "
+        "from the values as they are stored; do not rely on it unless the training data are alike"
+    )
+    return [text] if found else []
+
+
+def _logged(warnings: Sequence[str], log: Callable[[str], None]) -> tuple[str, ...]:
     for line in warnings:
         log(f"warning: {line}")
     return tuple(warnings)

@@ -118,6 +118,7 @@ def task_of(group: SliceGroup, folder: Path, **update: Any) -> ConversionTask:
         "size": (headers[0].rows, headers[0].columns),
         "affine": group.affine.tolist(),  # type: ignore[union-attr]
         "scales": [(header.slope, header.intercept) for header in headers],
+        "padding": [header.padding for header in headers] if any(one.padding for one in headers) else [],
         "places": [position_and_steps(header) for header in headers] if isinstance(group, SliceStack) else [],
         "raw": [header.raw for header in headers if header.raw],
         "heights_mm": group.heights_mm if isinstance(group, SliceStack) else (),

@@ -2,9 +2,17 @@
 
 import numpy as np
 import pytest
+import threshold
 import tiny
 
-from medmim.stages.unlike_training_data import TRAINING_DATA, summarize, unlike_training_data
+from medmim.data.dicom.slices import PHOTOMETRIC
+from medmim.stages.unlike_training_data import (
+    TRAINING_DATA,
+    modality_warnings,
+    summarize,
+    unlike_training_data,
+)
+from medmim.training.tasks.trained_model import load_trained_model
 
 
 def volume(root, subject="p", *, shape=(40, 50, 36), spacing=1.0, lowest=0.0, modality="OT"):
@@ -62,3 +70,13 @@ def test_other_voxels_are_refused_by_a_model_that_does_not_resample(model, tmp_p
 
 def test_a_model_without_a_summary_accepts_everything(tmp_path):
     assert unlike_training_data({}, volume(tmp_path), tmp_path) is None
+
+
+@pytest.mark.parametrize(("modality", "warned"), [("MR", True), ("OT", True), ("CT", False)])
+def test_volumes_that_are_shown_inverted_are_reported(modality, warned, tmp_path):
+    said = []
+    trained = load_trained_model(threshold.write_model(tmp_path / "model", 1.5, modalities=["OT"]))
+    row = tiny.row("p").model_copy(update={"modality": modality, "flags": {PHOTOMETRIC: "monochrome1"}})
+    found = modality_warnings(trained, [row, tiny.row("q")], said.append)
+    assert bool(found) is warned
+    assert all("1 volume with MONOCHROME1" in line for line in (*found, *said))

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medmim.data.dicom.gantry_tilt import correct_tilt
 from medmim.data.dicom.header import Kind
 from medmim.data.dicom.pixel_data_element import RawPixelData
+from medmim.data.dicom.pixel_padding import FILLED, fill_padding, is_padding
 from medmim.data.dicom.rescale import Stored
 from medmim.data.formats import geometry
 from medmim.data.formats.labels import class_numbers
@@ -31,6 +32,7 @@ class ConversionTask(BaseModel):
         size: rows and columns of a slice.
         affine: grid of the headers, (column, row, slice) to mm in RAS.
         scales: rescale slope and intercept of each slice.
+        padding: range of stored values outside the scanned field of each slice; none: no slice has any.
         places: position, row direction and column direction times spacing of each slice from its own header:
             nine lengths in mm (LPS).
         raw: location of each slice's pixels, if all of them are uncompressed.
@@ -49,6 +51,7 @@ class ConversionTask(BaseModel):
     size: tuple[int, int]
     affine: tuple[tuple[float, ...], ...]
     scales: tuple[tuple[float, float], ...]
+    padding: tuple[tuple[float, float] | None, ...] = ()
     places: tuple[tuple[float, ...], ...] = ()
     raw: tuple[RawPixelData, ...] = ()
     heights_mm: tuple[float, ...] = ()
@@ -125,6 +128,12 @@ def finish(values: Stored, task: ConversionTask, measured: dict[str, float]) -> 
     Raises:
         DataError: if nothing could be learnt from the volume.
     """
+    repairs: tuple[str, ...] = ()
+    if task.padding:
+        values = np.array(values)  # those of dcm2niix cannot be written
+        outside = is_padding(values, task.padding, np.asarray(task.scales))
+        if filled := fill_padding(values, outside):
+            repairs, measured = (FILLED,), measured | {FILLED: float(filled)}
     array = values[:, ::-1] if task.reversed_rows else values
     image = Image(array.transpose(2, 1, 0), task.grid)
     if task.heights_mm and task.regrid:
@@ -133,7 +142,8 @@ def finish(values: Stored, task: ConversionTask, measured: dict[str, float]) -> 
     image = correct_tilt(image)
     check_image(image)
     written = write_volume(image, Path(task.target))
-    return ConversionResult(**written, measured=measured, label_like=bool(class_numbers(image.array)))
+    like_label = bool(class_numbers(image.array))
+    return ConversionResult(**written, repairs=repairs, measured=measured, label_like=like_label)
 
 
 def _regridded(image: Image, heights: Float64[np.ndarray, "slices"]) -> Image:

@@ -22,7 +22,9 @@ from medmim.data.dicom.decode import (
     read_pixels,
     write_frame,
 )
-from medmim.data.dicom.rescale import Grey, apply_tables, smallest_type
+from medmim.data.dicom.header import values
+from medmim.data.dicom.pixel_padding import FILLED, PADDING_TAGS, fill_padding, padding_range
+from medmim.data.dicom.rescale import Grey, apply_tables, is_inverse, smallest_type
 from medmim.data.formats.geometry import align_axes
 from medmim.data.formats.nifti import Image, check_image
 from medmim.data.formats.safe_open import quiet_pydicom
@@ -30,7 +32,8 @@ from medmim.data.formats.write_volume import write_volume
 from medmim.errors import DataError
 
 _TAGS = (
-    *PIXEL_TAGS, "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence",
+    *PIXEL_TAGS, *PADDING_TAGS,
+    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence",
     "PresentationLUTShape", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData",
     "GreenPaletteColorLookupTableData", "BluePaletteColorLookupTableData",
@@ -54,6 +57,8 @@ def convert_single_image(task: ConversionTask) -> ConversionResult:
         with quiet_pydicom():
             pixels, repairs, flags = _decode(dataset, task.frames[0], folder)
             if pixels.ndim == 2:
+                pixels, filled = _without_padding(pixels, dataset, invert=task.kind == "picture")
+                repairs = (*repairs, FILLED) if filled else repairs
                 pixels, more = apply_tables(pixels, dataset, invert=task.kind == "picture")
                 flags |= more
         array = smallest_type(_grey(pixels)).T[..., None]
@@ -85,6 +90,18 @@ def _decode(
         pixels = apply_color_lut(pixels, dataset)
     grey_only = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
     return pixels, () if grey_only else ("colour_to_grey",), {}
+
+
+def _without_padding(pixels: Grey, dataset: pydicom.FileDataset, *, invert: bool) -> tuple[Grey, int]:
+    """Return stored values with padding filled, and the number of filled pixels."""
+    found = (values(dataset, name) for name in PADDING_TAGS)
+    padding = padding_range(*found)
+    if padding is None:
+        return pixels, 0
+    filled = np.array(pixels)
+    outside = (pixels >= padding[0]) & (pixels <= padding[1])
+    count = fill_padding(filled, outside, bright=invert and is_inverse(dataset))
+    return filled, count
 
 
 def _through_converter(dataset: pydicom.FileDataset, frame: int, folder: Path) -> Grey:

@@ -18,6 +18,7 @@ from pydicom.valuerep import PersonName
 from medmim.data.dataset.series_tokens import tokens_of
 from medmim.data.dicom import sop_classes
 from medmim.data.dicom.pixel_data_element import RawPixelData
+from medmim.data.dicom.pixel_padding import PADDING_TAGS, padding_range
 from medmim.data.dicom.vendor_elements import VENDOR_TAGS, complex_part, has_reversed_rows, private_b_value
 from medmim.data.formats import geometry
 from medmim.errors import counted
@@ -31,7 +32,7 @@ _KEYWORDS = (
     "SeriesInstanceUID", "PatientID", "SeriesDescription", "ProtocolName", "SequenceName", "InstanceNumber",
     "BurnedInAnnotation", "BodyPartExamined", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation",
-    "PixelSpacing", "ImagerPixelSpacing",
+    "PixelSpacing", "ImagerPixelSpacing", *PADDING_TAGS[:2],
     "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness", "SpacingBetweenSlices", "EchoTime",
     "InversionTime", "TriggerTime", "FlipAngle", "DiffusionBValue", "DiffusionGradientOrientation",
     "TemporalPositionIdentifier", "FrameReferenceTime", "AcquisitionNumber", "AcquisitionTime",
@@ -48,7 +49,7 @@ _ROUNDED = 1e-4  # less is left as it is
 _SHARED = (
     "modality", "series", "study", "patient", "image_type", "tokens", "spacing", "orientation", "thickness",
     "slice_step", "echo_time", "inversion_time", "flip_angle", "acquisition_time", "kernel", "slope",
-    "intercept", "repairs", "unit",
+    "intercept", "repairs", "unit", "padding",
 )  # fmt: skip
 _NO_FIELDS: set[str] = set()  # replaces pydantic's set of given fields, which nothing uses
 
@@ -68,8 +69,8 @@ class Header(BaseModel):
     header. A file contains one slice, the tiles of a mosaic, several frames, or an image without a position
     in space (`picture`). `frame` is the index of the tile or frame in its file. `raw` locates uncompressed
     pixels in the file. `rescaled` is whether the header has a rescale slope; `unit` is that of the values, as
-    HU or BQML. `reversed_rows`: the rows are stored bottom to top. `repairs` names contradictions in the
-    header that were resolved.
+    HU or BQML. `padding` is the range of stored values outside the scanned field. `reversed_rows`: the rows
+    are stored bottom to top. `repairs` names contradictions in the header that were resolved.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -111,6 +112,7 @@ class Header(BaseModel):
     burned_in_risk: bool = False
     inverted_display: bool = False
     reversed_rows: bool = False
+    padding: tuple[float, float] | None = None
     repairs: tuple[str, ...] = ()
     raw: RawPixelData | None = None
 
@@ -171,6 +173,7 @@ def header_of(dataset: pydicom.Dataset, kind: Kind = "slice", *, raw: RawPixelDa
         or sop_classes.has_burned_in_risk(text(dataset, "SOPClassUID")),
         inverted_display=text(dataset, "PhotometricInterpretation") == "MONOCHROME1",
         reversed_rows=has_reversed_rows(dataset, int(number(dataset, "TemporalPositionIdentifier") or 0)),
+        padding=padding_range(*(values(dataset, name) for name in PADDING_TAGS)),
         repairs=repairs,
         raw=raw,
     )

@@ -47,10 +47,15 @@ def apply_tables(pixels: Grey, dataset: pydicom.FileDataset, *, invert: bool) ->
         values, ends = values * slope + intercept, ends * slope + intercept
     if dataset.get("VOILUTSequence"):
         values, ends = _look_up(values, dataset.VOILUTSequence[0])
-    inverse = str(dataset.get("PresentationLUTShape") or "").strip().upper() == "INVERSE"
-    if not invert or not (inverse or dataset.PhotometricInterpretation == "MONOCHROME1"):
+    if not invert or not is_inverse(dataset):
         return values, {}
     return ends.sum() - values, {"inverted": "monochrome1"}
+
+
+def is_inverse(dataset: pydicom.FileDataset) -> bool:
+    """Return whether larger values of an image are shown darker."""
+    shape = str(dataset.get("PresentationLUTShape") or "").strip().upper()
+    return shape == "INVERSE" or bool(dataset.PhotometricInterpretation == "MONOCHROME1")
 
 
 def _look_up(values: Grey, table: pydicom.Dataset) -> tuple[Grey, Shaped[np.ndarray, "2"]]:

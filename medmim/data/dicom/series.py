@@ -15,6 +15,7 @@ from medmim.data.dicom.header import MAX_ORIENTATION_FAULT, Header
 from medmim.data.dicom.repeated_positions import place_counts, split_repeats
 from medmim.data.dicom.slice_spacing import EVEN_VOXELS, MIN_SLICES, classify_stack
 from medmim.data.dicom.slices import (
+    PHOTOMETRIC,
     SingleImage,
     Slice,
     SliceGroup,
@@ -255,7 +256,7 @@ def _flags(family: Sequence[Slice], families: Sequence[Sequence[Slice]]) -> dict
     if first.image_type[:1] == ("DERIVED",):
         flags["derived"] = "by_image_type"
     if first.inverted_display:
-        flags["photometric"] = "monochrome1"
+        flags[PHOTOMETRIC] = "monochrome1"
     headers = [one.header for one in family]
     names = ("image_type", "echo_time")
     mixed = [name for name in names if len({getattr(one, name) for one in headers}) > 1]

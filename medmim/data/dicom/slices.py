@@ -13,6 +13,8 @@ from jaxtyping import Float64
 from medmim.data.dicom.header import Header
 from medmim.data.formats import geometry
 
+PHOTOMETRIC = "photometric"  # flag of MONOCHROME1 images whose values are kept as stored
+
 
 @dataclass(frozen=True)
 class Slice:

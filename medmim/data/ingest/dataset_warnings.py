@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medmim.data.dataset.manifest import LedgerRow
+from medmim.data.dicom.slices import PHOTOMETRIC
 from medmim.data.formats.annotations import OUTLINES_OVERLAP
 from medmim.data.formats.case import AT_EDGES, NO_BACKGROUND
 from medmim.data.formats.images import COLOUR, OF_GREY
@@ -101,13 +102,19 @@ def layout_warnings(
     if layout and layout.regions:
         listed = ", ".join(f"{name}: {list(members)}" for name, members in layout.regions.items())
         warnings.append({"kind": "declared_regions", "regions": listed})
-    warnings += mixed_units(made)
+    warnings += [*mixed_units(made), *_inverted_display(made)]
     warnings += layout_doubts(layout.cases if layout else ())
     if layout and layout.anonymous and len({one.volume.subject for one in made}) == len(made):
         warnings.append({"kind": "every_image_is_a_patient", "images": len(made)})
     if nameless := sum(row.reason.endswith("without_patient") for row in rows):
         warnings.append({"kind": "no_patient_id", "files": nameless})
     return tuple(warnings)
+
+
+def _inverted_display(made: Sequence[IngestedVolume]) -> list[dict[str, Any]]:
+    """Return a warning about images that viewers show inverted, whose values need not be densities."""
+    found = [one for one in made if PHOTOMETRIC in one.volume.flags and one.volume.modality != "CT"]
+    return [{"kind": "inverted_display", "volumes": len(found), "total": len(made)}] if found else []
 
 
 def _classes_of_single_images(made: Sequence[IngestedVolume]) -> list[dict[str, Any]]:

@@ -213,6 +213,7 @@ def _task(context: IngestContext, group: SliceStack | SingleImage, name: str) ->
         size=(headers[0].rows, headers[0].columns),
         affine=group.affine.tolist(),
         scales=tuple((header.slope, header.intercept) for header in headers),
+        padding=tuple(header.padding for header in headers) if any(one.padding for one in headers) else (),
         places=tuple(map(tuple, places)),
         raw=tuple(header.raw for header in headers if header.raw),
         heights_mm=stack.heights_mm if stack else (),

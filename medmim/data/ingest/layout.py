@@ -141,10 +141,9 @@ def _inferred(
         channels=query.rules.channels,
     )
     found = infer_cases(images, examine=query.examine, declared=declared, rules=rules)
-    cases = tuple(
-        replace(case, declared_channels=case.declared_channels or rules.channels)
-        for case in (_completed(descriptor, one, declared=declared) for one in found.cases)
-    )
+    completed = (_completed(descriptor, one, declared=declared) for one in found.cases)
+    many = rules.channels
+    cases = tuple(replace(case, declared_channels=case.declared_channels or many) for case in completed)
     used = {path for case in cases for path in case.files}
     return DatasetLayout(
         descriptor.name,

@@ -44,6 +44,8 @@ _TEXTS = {
     "classes_of_single_images": "{classes:class|classes} for {images:image}: if they are numbers such as "
     "ages, train with medmim finetune regress --targets TABLE --column NAME; if they are patients, leave out "
     "--class-folders",
+    "inverted_display": "{volumes:image} of {total} with MONOCHROME1, where larger values are shown darker: "
+    "values are kept as they are stored; leave the files out, or convert them, unless all images are alike",
     "boxes_without_class": "tables of boxes have no known column of classes, but {columns:column} of words: "
     "all boxes are of one class; if a column is their class, call it class",
     "masks_of_two_codes": "{ones:label has|labels have} the values 0 and 1, {whites} have 0 and 255, and "

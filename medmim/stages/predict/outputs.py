@@ -103,7 +103,7 @@ def write_label_prediction(
     """Segment a volume; write the labels on the grid of its file, and a picture; return each class's size."""
     prepared = context.volumes(volume)
     probabilities = _mean_probabilities(trained, context, volume, place.extras.max_memory_gb)
-    voxel_ml = abs(float(np.linalg.det(prepared.stored_affine[:3, :3]))) / 1000
+    voxel_ml = _voxel_ml(prepared.stored_affine)
     rules = context.tuned.get("postprocessing", {})
     regions = context.plan.regions
     found = labels_on_source_grid(probabilities, prepared, volume.shape, regions)
@@ -114,7 +114,9 @@ def write_label_prediction(
     if place.extras.probabilities:
         _write_probabilities(place, probabilities, prepared)
     if place.draw:
-        _draw(place, [_labelled(prepared, labels_of(probabilities, regions).numpy())], trained, names)
+        shown = labels_of(probabilities, regions).numpy()
+        shown = apply_postprocessing(shown, context.names, rules, _voxel_ml(prepared.affine), regions)
+        _draw(place, [_labelled(prepared, shown)], names)
     known = volume.flags.get("spacing") != "unknown"
     rows, sizes = [], []
     for number, class_name in sorted(context.names.items()):
@@ -126,6 +128,10 @@ def write_label_prediction(
         text = f"{float(f'{count * voxel_ml:.3g}'):g} ml" if known else counted(count, "voxel")
         sizes.append(f"{class_name} {text}")
     return VolumePrediction(rows, ", ".join(sizes), label)
+
+
+def _voxel_ml(affine: np.ndarray) -> float:
+    return abs(float(np.linalg.det(affine[:3, :3]))) / 1000
 
 
 def write_image_prediction(
@@ -145,7 +151,7 @@ def write_image_prediction(
         columns, summary = {"quantity": quantity, "value": round(value, 6)}, f"{quantity} {value:.4g}"
     if place.draw:
         prepared = context.volumes(volume)
-        _draw(place, [caption_row(prepared.image[0], axis=prepared.slice_axis, text=summary)], trained)
+        _draw(place, [caption_row(prepared.image[0], axis=prepared.slice_axis, text=summary)])
     return VolumePrediction([{"volume": volume.id, **columns}], summary)
 
 
@@ -169,7 +175,7 @@ def write_box_prediction(
     ]
     found.sort(key=lambda one: -one[1])
     if place.draw:
-        _draw(place, [_boxed(prepared, found)], trained)
+        _draw(place, [_boxed(prepared, found)])
     rows = [_box_row(volume, prepared, *one) for one in found]
     return VolumePrediction(
         rows, f"{counted(len(rows), 'box', 'boxes')}{f', best {found[0][1]:.2f}' if found else ''}"
@@ -241,10 +247,8 @@ def _write_probabilities(
     files.write_bytes(place.file("probabilities", "npz"), stream.getvalue())
 
 
-def _draw(
-    place: OutputPlace, rows: Sequence[FigureRow], trained: TrainedModel, names: Sequence[str] = ()
-) -> None:
-    png = panel(rows, [trained.kind], title=place.name, names=names)
+def _draw(place: OutputPlace, rows: Sequence[FigureRow], names: Sequence[str] = ()) -> None:
+    png = panel(rows, ["prediction"], title=place.name, names=names)
     files.write_bytes(place.file("pictures", "png"), png)
 
 

@@ -76,6 +76,10 @@ def test_the_postprocessing_of_the_model_is_applied(tmp_path, home):
     made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights))
     [path] = (made.out / "segmentations").iterdir()
     assert not read_image(path).array.any()
+    nothing = threshold.write_model(tmp_path / "nothing", 99.0)
+    other = predict(tmp_path / "scans", tmp_path / "other", home=home, model=str(nothing))
+    drawn, expected = ((one.out / "pictures" / "a.png").read_bytes() for one in (made, other))
+    assert drawn == expected
 
 
 def test_several_models_are_averaged(tmp_path, home):
