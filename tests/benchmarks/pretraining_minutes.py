@@ -4,10 +4,10 @@
 
 Length 0 is random weights. Every fine-tuning has the same number of steps: on a busy machine equal processor
 minutes are not equal steps. The seeds of a length share its pretraining: their spread is that of fine-tuning.
-`--label-fraction` and `--finetune-steps` choose another curve, of the same pretrainings. Rows are appended to
-docs/results/pretraining_minutes.csv as they are finished; rows that are there are not run again, and a
-finished pretraining of the same length in that home is not repeated. `--picture FILE.png` draws the table.
-Set OMP_NUM_THREADS=1.
+`--label-fraction`, `--finetune-steps` and `--encoder-lr` (0: the encoder is frozen, only the decoder learns)
+choose another curve, of the same pretrainings. Rows are appended to docs/results/pretraining_minutes.csv as
+they are finished; rows that are there are not run again, and a finished pretraining of the same length in
+that home is not repeated. `--picture FILE.png` draws the table. Set OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import medmim
 Row = dict[str, Any]
 
 COLUMNS = ("dataset", "pretrain_minutes", "pretrain_steps", "seed", "dice", "low", "high", "patients")
-COLUMNS += ("label_fraction", "finetune_steps", "commit")
+COLUMNS += ("label_fraction", "finetune_steps", "encoder_lr", "commit")
 
 
 class Curve:
@@ -37,10 +37,7 @@ class Curve:
         words = ["git", "rev-parse", "--short", "HEAD"]
         self.commit = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
         known = pd.read_csv(given.out) if given.out.is_file() else pd.DataFrame(columns=COLUMNS)
-        same = known[
-            (known["label_fraction"] == given.label_fraction)
-            & (known["finetune_steps"] == given.finetune_steps)
-        ]
+        same = known[same_curve(known, given)]
         self.done = set(zip(same["pretrain_minutes"], same["seed"], strict=True))
 
     def run(self) -> None:
@@ -72,6 +69,7 @@ class Curve:
         result = medmim.finetune(
             "segment", home=self.given.home, data=self.given.data, init=init, seed=seed,
             steps=self.given.finetune_steps, num_evaluations=2, label_fraction=self.given.label_fraction,
+            encoder_lr=self.given.encoder_lr,
         )  # fmt: skip
         score = next(row for row in result.scores if row["metric"] == "dice")
         return {
@@ -80,6 +78,7 @@ class Curve:
             "patients": score["patients"],
             "label_fraction": self.given.label_fraction,
             "finetune_steps": self.given.finetune_steps,
+            "encoder_lr": self.given.encoder_lr,
         }
 
     def _append(self, row: Row) -> None:
@@ -87,6 +86,12 @@ class Curve:
         table = pd.DataFrame([whole], columns=COLUMNS)
         table.to_csv(self.given.out, mode="a", header=not self.given.out.is_file(), index=False)
         print(row, flush=True)  # noqa: T201
+
+
+def same_curve(table: pd.DataFrame, given: argparse.Namespace) -> pd.Series:
+    """Return which rows have the chosen label fraction, steps and learning rate of the encoder."""
+    chosen = {name: getattr(given, name) for name in ("label_fraction", "finetune_steps", "encoder_lr")}
+    return (table[list(chosen)] == pd.Series(chosen)).all(axis=1)
 
 
 def draw(table: pd.DataFrame, picture: Path) -> None:
@@ -116,13 +121,11 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--label-fraction", type=float, default=0.075)
     parser.add_argument("--finetune-steps", type=int, default=800)
+    parser.add_argument("--encoder-lr", type=float, default=1.0, help="relative to the decoder's")
     parser.add_argument("--out", type=Path, default=Path("docs/results/pretraining_minutes.csv"))
     parser.add_argument("--picture", type=Path, help="PNG file to draw the table to")
     chosen = parser.parse_args()
     Curve(chosen).run()
     if chosen.picture:
         rows = pd.read_csv(chosen.out)
-        same = (rows["label_fraction"] == chosen.label_fraction) & (
-            rows["finetune_steps"] == chosen.finetune_steps
-        )
-        draw(rows[same], chosen.picture)
+        draw(rows[same_curve(rows, chosen)], chosen.picture)
