@@ -102,10 +102,22 @@ def _read_coco(content: Mapping[str, Any], file: Path) -> AnnotationFile:
         size = mark.size if mark.runs else sizes[entry["image_id"]]
         images[entry["image_id"]].marks.append(mark.model_copy(update={"size": size}))
 
-    _each(content.get("categories") or (), read_category, faults)
+    categories = content.get("categories") or ()
+    if repeated := _repeated_ids(categories, "name") + _repeated_ids(content["images"], "file_name"):
+        return AnnotationFile(tried="coco", faults=Counter(repeated_id=repeated))
+    _each(categories, read_category, faults)
     _each(content["images"], read_image, faults)
     _each(content["annotations"], read_annotation, faults)
     return AnnotationFile(kind="coco", images=list(images.values()), faults=faults)
+
+
+def _repeated_ids(entries: Iterable[Any], key: str) -> int:
+    """Count ids of several images or categories: annotations do not say which one they mean."""
+    known: dict[str, set[str]] = {}
+    for entry in entries:
+        if isinstance(entry, Mapping) and "id" in entry and key in entry:
+            known.setdefault(str(entry["id"]), set()).add(str(entry[key]))
+    return sum(len(values) > 1 for values in known.values())
 
 
 def read_coco_mark(name: str, entry: Mapping[str, Any], faults: Counter[str]) -> Annotation:

@@ -33,7 +33,9 @@ def score_boxes(sets: Sequence[PredictionSet], labels: Path, subjects: SubjectRu
     content = _read(labels)
     try:
         names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
-        images = {entry["id"]: Path(str(entry["file_name"])).stem for entry in content["images"]}
+        images = {entry["id"]: str(entry["file_name"]) for entry in content["images"]}
+        if (len(names), len(images)) != (len(content["categories"]), len(content["images"])):
+            raise UsageError(f"--labels '{labels.name}': expected each id of an image and of a category once")
         truth: dict[Any, list[Any]] = {image: [] for image in images}
         crowds = 0
         for entry in content["annotations"]:
@@ -46,6 +48,7 @@ def score_boxes(sets: Sequence[PredictionSet], labels: Path, subjects: SubjectRu
             f"--labels '{labels.name}': expected COCO's images, annotations (bbox, image_id, category_id) "
             "and categories"
         ) from error
+    images = _names_of(images, labels)
     who, note = patients(list(images.values()), subjects)
     notes = [_WHY, note, *([f"crowd annotations are left out: {crowds}"] if crowds else [])]
     rows: list[tuple[Row, ...]] = []
@@ -64,6 +67,17 @@ def score_boxes(sets: Sequence[PredictionSet], labels: Path, subjects: SubjectRu
     return ScoredPredictions(tuple(rows), notes=tuple(notes))
 
 
+def _names_of(images: Mapping[Any, str], labels: Path) -> dict[Any, str]:
+    """Return the name of each image without ending, with its folders where names are equal without them."""
+    stems = {image: Path(file).stem for image, file in images.items()}
+    if len(set(stems.values())) == len(images):
+        return stems
+    whole = {image: str(Path(file).with_suffix("")) for image, file in images.items()}
+    if len(set(whole.values())) < len(images):
+        raise UsageError(f"--labels '{labels.name}': expected each file_name once, got one twice")
+    return whole
+
+
 def _detections(
     one: PredictionSet, names: Mapping[Any, str], truth: Mapping[Any, Any]
 ) -> tuple[dict[Any, list[Any]], list[str]]:
@@ -74,7 +88,10 @@ def _detections(
     try:
         for entry in content:
             if entry["image_id"] in truth and entry["category_id"] in names:
-                box = [names[entry["category_id"]], float(entry["score"]), *_corners(entry["bbox"])]
+                score = float(entry["score"])
+                if not math.isfinite(score):
+                    raise ValueError("score that has no rank")
+                box = [names[entry["category_id"]], score, *_corners(entry["bbox"])]
                 found.setdefault(entry["image_id"], []).append(box)
             else:
                 unknown += 1

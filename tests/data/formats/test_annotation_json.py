@@ -67,6 +67,24 @@ def test_unusable_coco_entries_cost_only_themselves(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "twice",
+    [
+        {"images": [{"id": 0, "file_name": "other.png"}]},
+        {"categories": [{"id": 1, "name": "cyst"}]},
+    ],
+)
+def test_coco_files_that_give_an_id_twice_are_not_used(tmp_path, twice):
+    """Two files that were joined without new ids: it is unknown which image an annotation belongs to."""
+    content = coco({"image_id": 0, "bbox": [3, 3, 10, 10]})
+    joined = {key: [*value, *twice.get(key, [])] for key, value in content.items()}
+    again = {key: [*value, *content[key][:1]] for key, value in content.items() if key != "annotations"}
+    found = notes(tmp_path / "a.json", joined)
+    assert (found.images, found.tried, found.faults) == ([], "coco", {"repeated_id": 1})
+    same = notes(tmp_path / "b.json", {**content, **again})  # a harmless repetition
+    assert same.images == notes(tmp_path / "c.json", content).images
+
+
+@pytest.mark.parametrize(
     ("name", "split"),
     [
         ("instances_train.json", "train"),

@@ -47,6 +47,8 @@ def test_boxes_of_two_and_three_dimensions_are_read(tmp_path):
         ({"boxes": []}, UsageError, "expected COCO results"),
         ([detection(bbox=[1, 2])], UsageError, "expected COCO results"),
         ([detection(bbox=[1, 2, float("nan"), 20])], UsageError, "expected COCO results"),
+        ([detection(score=float("nan"))], UsageError, "expected COCO results"),
+        ([detection(score=float("inf"))], UsageError, "expected COCO results"),
         ([detection(category_id=1)], DataError, "no detection has an image and a category"),
     ],
 )
@@ -58,3 +60,22 @@ def test_results_of_another_form_are_rejected(tmp_path, results, error, message)
 def test_labels_of_another_form_are_rejected(tmp_path):
     with pytest.raises(UsageError, match="expected COCO's images, annotations"):
         found(tmp_path, [detection()], truth={"images": []})
+
+
+def test_images_of_one_name_in_several_folders_are_several_patients(tmp_path):
+    images = [{"id": 7, "file_name": "p1/scan.png"}, {"id": 8, "file_name": "p2/scan.png"}]
+    scored = found(tmp_path, [detection()], truth={**TRUTH, "images": images})
+    assert len({row["patient"] for row in scored.rows[0]}) == 2
+
+
+@pytest.mark.parametrize(
+    ("twice", "message"),
+    [
+        ({"images": [*TRUTH["images"], {"id": 7, "file_name": "c.png"}]}, "each id of an image and of a"),
+        ({"categories": [{"id": 3, "name": "mass"}, {"id": 3, "name": "cyst"}]}, "each id of an image and"),
+        ({"images": [*TRUTH["images"], {"id": 9, "file_name": "a.png"}]}, "expected each file_name once"),
+    ],
+)
+def test_labels_with_an_id_or_a_file_twice_are_rejected(tmp_path, twice, message):
+    with pytest.raises(UsageError, match=message):
+        found(tmp_path, [detection()], truth={**TRUTH, **twice})
