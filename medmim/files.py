@@ -122,9 +122,9 @@ def not_on_a_full_disk(what: str) -> Iterator[None]:
         _LOG.warning("%s is not saved: %s", what, error.strerror)
 
 
-def require_room(folder: Path, count: int = 1 << 16) -> None:
-    """Check that `count` bytes can still be written to a folder, where a program hides a full disk."""
-    write_bytes(folder / "room", bytes(count))
+def require_room(folder: Path) -> None:
+    """Check that 64 KiB can still be written to a folder, where a program hides a full disk."""
+    write_bytes(folder / "room", bytes(1 << 16))
     (folder / "room").unlink()
 
 

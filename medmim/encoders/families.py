@@ -87,8 +87,9 @@ def _segresnet(weights: Weights) -> tuple[str, dict[str, Any]]:
     return "segresnet", {"width": len(weights["stem.conv.weight"]), "blocks": blocks}
 
 
-def _token_and_positions(weights: Named, *, places: str, token: str) -> tuple[Named, list[str]]:
+def _token_and_positions(weights: Named) -> tuple[Named, list[str]]:
     """Add the position of the class token to the token; the position embeddings then belong to patches."""
+    places, token = "pos_embed", "cls_token"
     if token not in weights or places not in weights:
         return weights, []
     positions = weights[places]
@@ -101,7 +102,7 @@ def _token_and_positions(weights: Named, *, places: str, token: str) -> tuple[Na
 
 def _timm_vit(weights: Named) -> tuple[Named, list[str]]:
     """Fold layer scales into the layers before them, and join biases of query and value (BEiT, SimMIM)."""
-    weights, rules = _token_and_positions(dict(weights), places="pos_embed", token="cls_token")
+    weights, rules = _token_and_positions(dict(weights))
     scales = (
         ("gamma_1", "attn.proj"),
         ("ls1.gamma", "attn.proj"),

@@ -17,9 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medmim.encoders import masked_forms as forms
-from medmim.encoders import shared_forms
 from medmim.encoders.batch_norm import synced_batch_norm
-from medmim.encoders.tensor_like import TensorLike
+from medmim.encoders.shared_forms import ELEMENTWISE, SHARED_FORMS
+from medmim.encoders.tensor_like import Reduction, TensorLike
 from medmim.errors import ShapeError, size_text
 from medmim.masks import hidden_voxels
 from medmim.shapes import Hidden, Images, Size
@@ -91,6 +91,16 @@ class Masked(TensorLike):
         """Return 1 at visible and 0 at hidden voxels, (batch, 1, *space)."""
         layout: MaskPyramid = self.layout
         return layout.visible(tuple(self.dense.shape[2:]))
+
+    def over_space(self, kind: Reduction) -> Tensor:
+        """Return the mean, maximum or L2 norm over each sample's visible voxels, (batch, channels)."""
+        dense, visible = self.dense.flatten(2), self.visible.flatten(2)
+        if kind == "mean":
+            return dense.sum(dim=2) / visible.sum(dim=2).to(dense.dtype)
+        if kind == "max":
+            return dense.masked_fill(visible == 0, -torch.inf).amax(dim=2)
+        norms: Tensor = torch.linalg.vector_norm(dense, dim=2)
+        return norms
 
     def operand(self, func: Callable[..., Any], other: Any) -> Any:
         """Return an operand of `func`; hidden voxels are 1 if `func` has no value or slope at 0."""
@@ -196,40 +206,16 @@ _LOCAL = (
     *(torch._C._nn.avg_pool2d, torch._C._nn.avg_pool3d, F.pixel_shuffle, F.pixel_unshuffle, F.interpolate),
     *(torch.conv_transpose2d, torch.conv_transpose3d, F.dropout2d, F.dropout3d, torch.prelu),
 )
-_ELEMENTWISE = (
-    *(F.relu, torch.relu, torch.relu_, F.leaky_relu, F.relu6, F.hardtanh, F.silu, F.gelu, F.elu, F.mish),
-    *(F.hardswish, F.hardsigmoid, F.softplus, F.selu, F.celu, F.softsign, F.tanhshrink, F.logsigmoid),
-    *(F.dropout, torch.sigmoid, torch.tanh, torch.exp, torch.sqrt, torch.rsqrt, torch.square, torch.abs),
-    *(Tensor.relu, Tensor.relu_, Tensor.sigmoid, Tensor.tanh, Tensor.square, Tensor.clamp, torch.clamp),
-    *(torch.neg, Tensor.neg, Tensor.exp, Tensor.sqrt, Tensor.rsqrt, Tensor.abs, torch.reciprocal),
-)
-_COMBINING = (
-    *(torch.add, torch.mul, torch.sub, torch.div, torch.rsub, torch.true_divide, torch.pow, Tensor.pow),
-    *(Tensor.add, Tensor.mul, Tensor.sub, Tensor.div),
-)
 _SINGULAR_AT_ZERO = {torch.div, torch.true_divide, torch.pow, torch.sqrt, torch.rsqrt, torch.reciprocal}
 _SINGULAR_AT_ZERO |= {Tensor.div, Tensor.pow, Tensor.sqrt, Tensor.rsqrt}
-_COPYING = (Tensor.clone, Tensor.detach, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.to)
-_NEW = (Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_tensor)
-_ADAPTIVE = (F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
 
 _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
+    **SHARED_FORMS,
     **dict.fromkeys(_LOCAL, _local),
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    **dict.fromkeys(_COMBINING, shared_forms.combine),
-    **dict.fromkeys((torch.cat, torch.concat), shared_forms.concatenate),
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys((F.batch_norm, synced_batch_norm), _batch_norm),
     F.instance_norm: _instance_norm,
     F.group_norm: _group_norm,
-    **dict.fromkeys((F.layer_norm, F.rms_norm, F.linear), forms.channels_last),
-    **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), shared_forms.softmax),
-    **dict.fromkeys((torch.chunk, Tensor.chunk, torch.split, Tensor.split), shared_forms.divide),
-    **dict.fromkeys((torch.mean, Tensor.mean), forms.mean),
-    **dict.fromkeys((torch.norm, Tensor.norm), forms.spatial_norm),
-    **dict.fromkeys(_ADAPTIVE, forms.adaptive_pool),
-    **dict.fromkeys((torch.permute, Tensor.permute), shared_forms.permute),
-    **dict.fromkeys((torch.movedim, Tensor.movedim), shared_forms.movedim),
-    **dict.fromkeys(_COPYING, shared_forms.cast),
-    **dict.fromkeys(_NEW, shared_forms.new_tensor),
+    F.linear: forms.linear,
     F.pad: forms.pad,
 }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from medmim.errors import ShapeError
 
+Reduction = Literal["mean", "max", "norm"]
 ADVICE = "use an encoder without it"
 
 
@@ -40,6 +41,10 @@ class TensorLike(ABC):
     @abstractmethod
     def reordered(self, *, last: bool) -> TensorLike:
         """Return this value with another axis order."""
+
+    @abstractmethod
+    def over_space(self, kind: Reduction) -> Tensor:
+        """Return the mean, maximum or L2 norm over each sample's visible voxels, (batch, channels)."""
 
     @abstractmethod
     def operand(self, func: Callable[..., Any], other: Any) -> Any:

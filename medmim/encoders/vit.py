@@ -134,7 +134,8 @@ class ViTEncoder(TokenEncoder):
     def encode(self, patches: Features) -> list[Features]:
         """Return the feature maps of patch embeddings (batch, width, *grid)."""
         grid = tuple(patches.shape[2:])
-        outputs = list(self._outputs(self.positions(patches), None))
+        ahead = 0 if self.token is None else 1
+        outputs = [y[:, ahead:] for y in self._sequences(self.positions(patches), None)]
         read = [outputs[depth - 1] for depth in self._read]
         return [as_map(sequence, grid) for sequence in (*read[:-1], self.norm(read[-1]))]
 
@@ -148,11 +149,6 @@ class ViTEncoder(TokenEncoder):
         normed: Tokens = self.norm(last)
         ahead = 0 if self.token is None else 1
         return normed[:, :ahead], normed[:, ahead:]
-
-    def _outputs(self, x: Tokens, real: Real | None) -> Iterator[Tokens]:
-        """Yield the output of every block, without the class token."""
-        ahead = 0 if self.token is None else 1
-        return (y[:, ahead:] for y in self._sequences(x, real))
 
     def _sequences(self, x: Tokens, real: Real | None) -> Iterator[Tokens]:
         """Yield the output of every block, after the class token where there is one."""

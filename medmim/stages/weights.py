@@ -57,7 +57,6 @@ def inspect_weights(
     rules: InitMap | None = None,
     dims: int | None = None,
     in_channels: int = 1,
-    encoder_options: Mapping[str, Any] | None = None,
 ) -> WeightsReport:
     """Describe a weights file, and fill the encoder that it fits to see what is loaded."""
     origin = read_weights_file(path, rules)
@@ -66,7 +65,7 @@ def inspect_weights(
         raise TransferError(
             f"'{path.name}': no convolution from which to derive the number of axes: add --dims 2 or --dims 3"
         )
-    options = {**origin.description.get("encoder_options", {}), **(encoder_options or {})}
+    options = dict(origin.description.get("encoder_options", {}))
     name = str(origin.description["encoder"])
     encoder = build_encoder(name, spatial_dims=chosen, in_channels=in_channels, **options)
     report = transfer(encoder, origin.weights, least=0.0)

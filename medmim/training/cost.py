@@ -137,6 +137,7 @@ def machine_for(name: str) -> Machine:
 
 _WEIGHT_BYTES = 16  # float32 weight, gradient and both moments of AdamW
 _TRANSIENT = 1.3  # gradients of feature maps and work space of convolutions, as a multiple of the maps
+_VALUE_BYTES = 2  # of a feature map in bf16
 _FIXED_MB = 800.0  # libraries and context
 
 
@@ -152,14 +153,8 @@ class PredictedMemory:
         return self.fixed_mb + patches * self.patch_mb
 
 
-def predict_memory(
-    build: Callable[[], nn.Module], *, channels: int, size: Size, value_bytes: int
-) -> PredictedMemory:
-    """Predict the memory of training a network without running it: the meta device computes shapes only.
-
-    Args:
-        value_bytes: bytes of a value in a feature map: 2 for bf16, 4 for float32.
-    """
+def predict_memory(build: Callable[[], nn.Module], *, channels: int, size: Size) -> PredictedMemory:
+    """Predict the memory of training a network without running it: the meta device computes shapes only."""
     counts: list[int] = []
 
     def count(layer: nn.Module, inputs: Any, output: Any) -> None:
@@ -172,5 +167,5 @@ def predict_memory(
             layer.register_forward_hook(count)
         network(torch.zeros(1, channels, *size))
     weights = sum(parameter.numel() for parameter in network.parameters())
-    maps = sum(counts) * value_bytes * _TRANSIENT
+    maps = sum(counts) * _VALUE_BYTES * _TRANSIENT
     return PredictedMemory(_FIXED_MB + weights * _WEIGHT_BYTES / 2**20, maps / 2**20)

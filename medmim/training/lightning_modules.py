@@ -51,13 +51,23 @@ class PretrainingModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
         """Sample the masks of this step and return the loss of the method."""
-        images = in_views(batch["image"], self.method.views)
+        images, *labels = self.inputs(batch)
         hidden = self._masks(images, batch_idx)
-        labels = () if self.method.label_kind is None else (batch[self.method.label_kind].long(),)
         self._kept = self._visible_channels(images)
         step: Step = self.method(images, hidden.to(images.device), *labels)
         self._kept = None  # evaluations show all channels
         return step.loss
+
+    def inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return the images of a batch, all views in one batch, and the labels if the method uses them."""
+        kind = self.method.label_kind
+        labels = () if kind is None else (batch[kind].long(),)
+        return in_views(batch["image"], self.method.views), *labels
+
+    def draw(self, images: Images, generator: torch.Generator) -> Hidden:
+        """Draw a mask for each image, whose tissue it may depend on."""
+        grid = grid_of(tuple(images.shape[2:]), self.cell)
+        return self.mask.sample(len(images), grid, generator=generator, weight=tissue_share(images, grid))
 
     def _visible_channels(self, images: Images) -> Tensor | None:
         """Draw the channels that the encoder sees in this step, at least one; shape (channels, 1, …)."""
@@ -79,11 +89,10 @@ class PretrainingModule(L.LightningModule):
         however it is divided. A mask that depends on tissue sees only its own images: it is seeded with its
         part of the step.
         """
-        grid = grid_of(tuple(images.shape[2:]), self.cell)
         (share, shares), count, views = share_of_step(self, batch_idx), len(images), self.method.views
         if self.mask.uses_tissue:
-            generator = torch_stream(self.settings.seed, "mask", self.global_step, share)
-            return self.mask.sample(count, grid, generator=generator, weight=tissue_share(images, grid))
+            return self.draw(images, torch_stream(self.settings.seed, "mask", self.global_step, share))
+        grid = grid_of(tuple(images.shape[2:]), self.cell)
         generator = torch_stream(self.settings.seed, "mask", self.global_step, 0)
         hidden = self.mask.sample(count * shares, grid, generator=generator)
         return rearrange(hidden, "(view part patch) ... -> part (view patch) ...", part=shares, view=views)[

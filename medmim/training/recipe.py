@@ -251,7 +251,7 @@ def _memory(encoder: str, dims: Dims, channels: int, size: Size, options: str) -
         body = build_encoder(encoder, spatial_dims=dims, in_channels=channels, **json.loads(options))
         return build_head("segment", encoder=body, spatial_dims=dims, classes=3)
 
-    return predict_memory(build, channels=channels, size=size, value_bytes=2)
+    return predict_memory(build, channels=channels, size=size)
 
 
 def _view_choices(

@@ -38,6 +38,30 @@ def test_softmax_is_over_the_channels_of_visible_voxels(hide, kind):
     torch.testing.assert_close(result, SHOWN.softmax(1) * VISIBLE)
 
 
+@pytest.mark.parametrize("last", [False, True])
+@kinds
+def test_reductions_are_over_visible_voxels(hide, kind, last):
+    value = hide(IMAGES - 200, HIDDEN)  # hidden zeros would be the maximum
+    value, space = (value.movedim(1, -1), (1, 2)) if last else (value, (2, 3))
+    shown = [image[:, visible[0]] for image, visible in zip(IMAGES - 200, VISIBLE, strict=True)]
+    torch.testing.assert_close(value.mean(space), torch.stack([one.mean(1) for one in shown]))
+    norms = torch.stack([one.norm(dim=1) for one in shown])
+    torch.testing.assert_close(torch.norm(value, dim=space, keepdim=True).flatten(1), norms)
+    if not last:
+        highest = torch.stack([one.amax(1) for one in shown])
+        assert torch.equal(F.adaptive_max_pool2d(value, 1), highest[:, :, None, None])
+        torch.testing.assert_close(F.adaptive_avg_pool2d(value, (1, 1)).flatten(1), value.mean(space))
+
+
+@kinds
+def test_channel_norms_equal_those_of_tensors_on_visible_voxels(hide, kind):
+    value, dense = hide(IMAGES, HIDDEN).movedim(1, -1), IMAGES.movedim(1, -1)
+    for norm in (torch.nn.LayerNorm(4), torch.nn.RMSNorm(4)):
+        torch.testing.assert_close(norm(value).unpack(), norm(dense) * VISIBLE.movedim(1, -1))
+    with pytest.raises(ShapeError, match=rf"'layer_norm' over \(4, 4\) of {kind} .*: expected channels last"):
+        F.layer_norm(value, (4, 4))
+
+
 @kinds
 def test_a_new_tensor_has_dtype_and_device_of_the_value(hide, kind):
     value = hide(IMAGES.double(), HIDDEN)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from medmim.data.dataset.channels import select_channels
 from medmim.data.dataset.duplicate_patients import MAX_IMAGES, find_look_alike_patients, find_similar_pairs
 from medmim.data.dataset.manifest import Dataset, Split, VolumeRecord, content_hash, read_dataset
-from medmim.data.dataset.splits import partition
+from medmim.data.dataset.splits import Partition, partition
 from medmim.errors import UsageError, counted
 
 _STRICTEST: tuple[Split, ...] = ("test", "val", "train")
@@ -20,12 +21,14 @@ class DatasetUnion:
     """Datasets that a run uses together.
 
     Attributes:
-        dataset: all volumes, with absolute paths; a single dataset as it is.
+        dataset: all cases, those of several datasets with absolute paths.
+        partition: their splits, or those of a fold.
         hashes: content hash of each dataset.
         place: for several datasets, the index of the dataset of each volume, by id.
     """
 
     dataset: Dataset
+    partition: Partition
     hashes: tuple[str, ...]
     place: dict[str, int]
 
@@ -45,7 +48,9 @@ class DatasetUnion:
         return [relative[place] / places.count(place) for place in places]
 
 
-def read_datasets(roots: Sequence[Path], *, fold: int | None, log: Callable[[str], None]) -> DatasetUnion:
+def read_datasets(
+    roots: Sequence[Path], *, fold: int | None, channels: Sequence[str] = (), log: Callable[[str], None]
+) -> DatasetUnion:
     """Read datasets and join them.
 
     A patient of a validation or test split of any dataset, by key, by equal voxels or by an image that may be
@@ -54,15 +59,25 @@ def read_datasets(roots: Sequence[Path], *, fold: int | None, log: Callable[[str
 
     Args:
         fold: fold to hold out, or None: the splits of the datasets.
+        channels: of the cases, as for `select_channels`; empty: one volume each.
         log: receives the number of volumes that are held out or left out because of another dataset.
 
     Raises:
-        DataError: if a folder is no dataset.
+        DataError: if a folder is no dataset, or no visit has all channels.
     """
     datasets = [read_dataset(root) for root in roots]
     hashes = tuple(one.info.content_hash for one in datasets)
-    if len(datasets) == 1:
-        return DatasetUnion(datasets[0], hashes, {})
+    whole, place = _joined(datasets, fold, log) if len(datasets) > 1 else (datasets[0], {})
+    dataset = select_channels(whole, channels, log)
+    fold = None if place else fold  # several datasets have been divided by it already
+    divided = partition(whole, fold=fold, volumes=dataset.volumes)
+    return DatasetUnion(dataset, divided, hashes, place)
+
+
+def _joined(
+    datasets: Sequence[Dataset], fold: int | None, log: Callable[[str], None]
+) -> tuple[Dataset, dict[str, int]]:
+    """Return several datasets as one, and the index of the dataset of each volume."""
     rows: dict[str, VolumeRecord] = {}
     place: dict[str, int] = {}
     for number, dataset in enumerate(datasets):
@@ -92,7 +107,7 @@ def read_datasets(roots: Sequence[Path], *, fold: int | None, log: Callable[[str
             else {},
         }
     )
-    return DatasetUnion(Dataset(roots[0], info, tuple(volumes)), hashes, place)
+    return Dataset(datasets[0].root, info, tuple(volumes)), place
 
 
 def _copies(

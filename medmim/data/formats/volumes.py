@@ -34,9 +34,9 @@ _DETACHED = rb"(?im)^data ?file\s*:"
 _DATA_FILE = rb"(?im)^ElementDataFile\s*=\s*(.*?)\s*$"
 
 
-def read_volume(path: Path, *, spacing_mm: float = 1.0) -> tuple[Image, tuple[str, ...]]:
+def read_volume(path: Path) -> tuple[Image, tuple[str, ...]]:
     """Return the image and repairs of `load_volume`."""
-    loaded = load_volume(path, spacing_mm=spacing_mm)
+    loaded = load_volume(path)
     return loaded.image, loaded.repairs
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Int32
 from torch import Tensor
 
 IGNORE = 255  # class of voxels without a known label, for loss and metrics
+_TRIES = 16  # to find a background voxel
 _MAX_PLACES = 1 << 16  # kept of each volume: 1 MB
 
 
@@ -77,14 +78,14 @@ def foreground_shares(cases: Sequence[Sequence[int]]) -> dict[int, float]:
     return dict(sorted(found.items()))
 
 
-def unlabelled_voxel(label: Tensor, stream: Any, *, tries: int = 16) -> list[int]:
+def unlabelled_voxel(label: Tensor, stream: Any) -> list[int]:
     """Draw a background voxel, or any voxel where background is rare.
 
     Args:
         label: (1, *space).
     """
     voxel: list[int] = []
-    for _ in range(tries):
+    for _ in range(_TRIES):
         voxel = [int(stream.randint(length)) for length in label.shape[1:]]
         if not label[(0, *voxel)]:
             break

@@ -23,7 +23,6 @@ from medmim.encoders.packed.cells import (
     rows_from_cells,
 )
 from medmim.encoders.packed.window import WindowGeometry, window_geometry
-from medmim.encoders.tensor_like import ADVICE
 from medmim.errors import ShapeError
 
 
@@ -81,43 +80,6 @@ def group_norm(
         return cells_from_rows(normed[0].t().contiguous(), tuple(cells.shape[2:]))
 
     return _each_sample(value, norm)
-
-
-def layer_norm(
-    func: Callable[..., Tensor],
-    value: PackedCells,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> PackedCells:
-    """Normalise the channels of each voxel; channels must be last.
-
-    Raises:
-        ShapeError: for a norm over more than the channels, which would include hidden voxels.
-    """
-    if not value.last or tuple(normalized_shape) != (value.values.shape[1],):
-        raise ShapeError(
-            f"'layer_norm' over {tuple(normalized_shape)} of packed cells: expected channels last and "
-            f"the norm over the {value.values.shape[1]} channels alone; permute them, {ADVICE}"
-        )
-    return value.from_rows(func(rows_from_cells(value.values), normalized_shape, weight, bias, eps))
-
-
-def rms_norm(
-    func: Callable[..., Tensor],
-    value: PackedCells,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    eps: float | None = None,
-) -> PackedCells:
-    """Divide the channels of each voxel by their root mean square; channels must be last."""
-    if not value.last or tuple(normalized_shape) != (value.values.shape[1],):
-        raise ShapeError(
-            f"'rms_norm' over {tuple(normalized_shape)} of packed cells: expected channels last and the norm "
-            f"over the {value.values.shape[1]} channels alone; permute them, {ADVICE}"
-        )
-    return value.from_rows(func(rows_from_cells(value.values), normalized_shape, weight, eps))
 
 
 def _each_sample(value: PackedCells, norm: Callable[[Tensor], Tensor]) -> PackedCells:
@@ -178,29 +140,6 @@ def avg_pool(
     outside = len(value.values) * prod(reach.cell) + 1
     inside = cells_from_rows((table != outside).reshape(-1, 1).to(total.dtype), reach.halo_space)
     return value.like(total / func(inside, reach.kernel, reach.stride, divisor_override=1))
-
-
-def mean_over_space(value: PackedCells, *, keepdim: bool) -> Tensor:
-    """Return each sample's mean over its visible voxels, (batch, channels), a plain tensor."""
-    sums = value.values.flatten(2).mean(dim=2)
-    parts = [cells.mean(dim=0) for cells in torch.split(sums, list(value.layout.counts))]
-    means = torch.stack(parts)
-    return means.reshape(*means.shape, *[1] * value.dims) if keepdim else means
-
-
-def adaptive_pool(
-    func: Callable[..., Tensor], value: PackedCells, output_size: _Sizes, *_: Any, **__: Any
-) -> Tensor:
-    """Return the mean or the maximum over visible voxels, for pooling to one voxel."""
-    value.require_channels_first(func.__name__)
-    sizes = (output_size,) if isinstance(output_size, int) else tuple(output_size)
-    if any(size != 1 for size in sizes):
-        raise ShapeError(f"'{func.__name__}' to {sizes} has no packed form, only to 1: {ADVICE}")
-    if "avg" in func.__name__:
-        return mean_over_space(value, keepdim=True)
-    largest = value.values.flatten(2).amax(dim=2)
-    highest = torch.stack([cells.amax(dim=0) for cells in torch.split(largest, list(value.layout.counts))])
-    return highest.reshape(*highest.shape, *[1] * value.dims)
 
 
 def _reach(

@@ -1,18 +1,15 @@
-"""Operations of packed cells without neighbours: elementwise, dropout, linear, means and norms over space."""
+"""Operations of packed cells without neighbours: elementwise, dropout, pixel shuffle, linear."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medmim.encoders.packed.cells import PackedCells, rows_from_cells
 from medmim.encoders.packed.conv import pointwise
-from medmim.encoders.packed.norm_and_pool import mean_over_space
-from medmim.encoders.shared_forms import require_l2, require_space, with_space
 from medmim.encoders.tensor_like import ADVICE
 from medmim.errors import ShapeError, size_text
 
@@ -63,36 +60,3 @@ def linear(
     if not value.last:
         raise ShapeError(f"'linear' on packed cells with channels first: permute them to the end, {ADVICE}")
     return value.from_rows(pointwise(rows_from_cells(value.values), weight, bias))
-
-
-def mean(
-    func: Callable[..., Tensor], value: PackedCells, dim: int | Sequence[int] = (), keepdim: bool = False
-) -> Tensor:
-    """Return each sample's mean over its visible voxels as a plain tensor.
-
-    Raises:
-        ShapeError: for a mean over other axes than all spatial ones.
-    """
-    value.require_channels_first("mean")
-    require_space(func, value, dim)
-    return mean_over_space(value, keepdim=keepdim)
-
-
-def spatial_norm(
-    func: Callable[..., Tensor],
-    value: PackedCells,
-    p: int | float | str | None = 2,
-    dim: int | Sequence[int] | None = None,
-    keepdim: bool = False,
-    **others: Any,
-) -> Tensor:
-    """Return each sample's L2 norm over its visible voxels as a plain tensor, as in GRN of ConvNeXt V2.
-
-    Raises:
-        ShapeError: for another order or over other axes than all spatial ones.
-    """
-    require_space(func, value, dim)
-    require_l2(value, p, list(others.values()))
-    samples = torch.split(value.values.flatten(2), list(value.layout.counts))
-    norms = torch.stack([torch.linalg.vector_norm(cells, dim=(0, 2)) for cells in samples])
-    return with_space(norms, value, keepdim=keepdim)

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medmim.encoders import shared_forms
 from medmim.encoders.batch_norm import synced_batch_norm
 from medmim.encoders.masked import has_masked_form
 from medmim.encoders.packed import norm_and_pool, ops
 from medmim.encoders.packed.cells import CellLayout, PackedCells, cut, paste
 from medmim.encoders.packed.conv import conv
-from medmim.encoders.tensor_like import ADVICE
+from medmim.encoders.shared_forms import ELEMENTWISE, SHARED_FORMS
+from medmim.encoders.tensor_like import ADVICE, Reduction
 from medmim.errors import ShapeError, size_text
 from medmim.shapes import Hidden, Images, require_tensors
 
@@ -35,6 +35,15 @@ class Packed(PackedCells):
         """Return the dense tensor, hidden voxels set to `fill`."""
         dense = paste(self.values, self.layout, fill)
         return dense.movedim(1, -1) if self.last else dense
+
+    def over_space(self, kind: Reduction) -> Tensor:
+        """Return the mean, maximum or L2 norm over each sample's visible voxels, (batch, channels)."""
+        samples = torch.split(self.values.flatten(2), list(self.layout.counts))
+        if kind == "norm":
+            return torch.stack([torch.linalg.vector_norm(cells, dim=(0, 2)) for cells in samples])
+        if kind == "mean":
+            return torch.stack([cells.mean(dim=2).mean(dim=0) for cells in samples])
+        return torch.stack([cells.amax(dim=2).amax(dim=0) for cells in samples])
 
     @classmethod
     def form_of(cls, func: Callable[..., Any]) -> Callable[..., Any] | None:
@@ -69,45 +78,17 @@ def pack(images: Images, hidden: Hidden) -> Packed:
     return Packed(cut(images, layout), layout)
 
 
-_ELEMENTWISE = (
-    *(F.relu, torch.relu, torch.relu_, F.leaky_relu, F.relu6, F.hardtanh, F.silu, F.gelu, F.elu, F.selu),
-    *(F.celu, F.mish, F.hardswish, F.hardsigmoid, F.softplus, F.logsigmoid, F.tanhshrink, F.softsign),
-    *(F.dropout, torch.sigmoid, torch.tanh, torch.exp, torch.sqrt, torch.rsqrt, torch.square, torch.abs),
-    *(Tensor.relu, Tensor.relu_, Tensor.sigmoid, Tensor.tanh, Tensor.square, Tensor.clamp, torch.clamp),
-    *(torch.neg, Tensor.neg, Tensor.exp, Tensor.sqrt, Tensor.rsqrt, Tensor.abs, torch.reciprocal),
-)
-_COMBINING = (
-    *(torch.add, torch.mul, torch.sub, torch.div, torch.rsub, torch.true_divide, torch.pow, Tensor.pow),
-    *(Tensor.add, Tensor.mul, Tensor.sub, Tensor.div),
-)
-_ADAPTIVE = (F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
-_COPYING = (Tensor.clone, Tensor.detach, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.to)
-_NEW = (Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_tensor)
-
 _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
+    **SHARED_FORMS,
     **dict.fromkeys((torch.conv2d, torch.conv3d), conv),
     **dict.fromkeys((F.max_pool2d, F.max_pool3d, torch.max_pool2d, torch.max_pool3d), norm_and_pool.max_pool),
     **dict.fromkeys((F.avg_pool2d, F.avg_pool3d), norm_and_pool.avg_pool),
-    **dict.fromkeys(_ADAPTIVE, norm_and_pool.adaptive_pool),
     **dict.fromkeys((F.pixel_shuffle, F.pixel_unshuffle), ops.within_cells),
-    **dict.fromkeys((torch.mean, Tensor.mean), ops.mean),
     **dict.fromkeys((F.batch_norm, synced_batch_norm), norm_and_pool.batch_norm),
     F.instance_norm: norm_and_pool.instance_norm,
     F.group_norm: norm_and_pool.group_norm,
-    F.layer_norm: norm_and_pool.layer_norm,
-    F.rms_norm: norm_and_pool.rms_norm,
     F.linear: ops.linear,
-    F.softmax: shared_forms.softmax,
-    **dict.fromkeys((torch.softmax, Tensor.softmax), shared_forms.softmax),
-    **dict.fromkeys((torch.norm, Tensor.norm), ops.spatial_norm),
     F.prelu: ops.prelu,
-    **dict.fromkeys(_ELEMENTWISE, ops.elementwise),
-    **dict.fromkeys(_COMBINING, shared_forms.combine),
-    **dict.fromkeys((torch.cat, torch.concat), shared_forms.concatenate),
-    **dict.fromkeys((torch.chunk, Tensor.chunk, torch.split, Tensor.split), shared_forms.divide),
+    **dict.fromkeys(ELEMENTWISE, ops.elementwise),
     **dict.fromkeys((F.dropout2d, F.dropout3d), ops.channel_dropout),
-    **dict.fromkeys((torch.permute, Tensor.permute), shared_forms.permute),
-    **dict.fromkeys((torch.movedim, Tensor.movedim), shared_forms.movedim),
-    **dict.fromkeys(_COPYING, shared_forms.cast),
-    **dict.fromkeys(_NEW, shared_forms.new_tensor),
 }

@@ -21,7 +21,10 @@ _OLDEST_DRIVERS = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
 _OLDEST_DRIVERS_OF_WINDOWS = {11: "452.39", 12: "528.33"}
 _TABLE = "https://docs.nvidia.com/cuda/cuda-toolkit-release-notes"
 # PyTorch's build for cards from sm_50 to sm_90 and for older drivers; PyTorch 2.15 has none (pytorch#190385)
-_OLD_BUILD, _OLD_CUDA, _TOO_NEW = "cu126", 12, "2.15"
+_OLD_CUDA = 12
+_INSTALL_OLD_BUILD = (
+    "pip install --force-reinstall 'torch<2.15' --index-url https://download.pytorch.org/whl/cu126"
+)
 _OLDEST_CARD, _NEWEST_OF_OLD_BUILD = (5, 0), (9, 0)
 
 
@@ -145,7 +148,7 @@ def _build_for(card: Card) -> str:
     if card.capability < _OLDEST_CARD:
         return "no build of PyTorch supports this card: hide it with CUDA_VISIBLE_DEVICES"
     if card.capability <= _NEWEST_OF_OLD_BUILD:
-        return _install(_OLD_BUILD)
+        return _INSTALL_OLD_BUILD
     return (
         "it is newer than this build: pip install --upgrade torch (its default build), after a driver update"
     )
@@ -155,20 +158,13 @@ def _install_for(driver: str, *, of_windows: bool) -> str:
     """Return how to install the build of PyTorch that a driver can run."""
     known = _OLDEST_DRIVERS_OF_WINDOWS if of_windows else _OLDEST_DRIVERS
     if Version(driver) < Version(known[_OLD_CUDA]):
-        return f"update the driver to {known[_OLD_CUDA]} or newer, then {_install(_OLD_BUILD)}"
+        return f"update the driver to {known[_OLD_CUDA]} or newer, then {_INSTALL_OLD_BUILD}"
     newest = max(_OLDEST_DRIVERS)
     if newest not in known:
         return (
-            f"{_install(_OLD_BUILD)}; for newer builds, whose oldest driver is unknown, compare "
+            f"{_INSTALL_OLD_BUILD}; for newer builds, whose oldest driver is unknown, compare "
             f"{driver} with {_TABLE}"
         )
     if Version(driver) < Version(known[newest]):
-        return _install(_OLD_BUILD)
+        return _INSTALL_OLD_BUILD
     return "pip install --force-reinstall torch (its default build)"
-
-
-def _install(build: str) -> str:
-    return (
-        f"pip install --force-reinstall 'torch<{_TOO_NEW}' --index-url "
-        f"https://download.pytorch.org/whl/{build}"
-    )

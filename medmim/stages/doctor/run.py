@@ -54,11 +54,7 @@ class DoctorReport:
 
 
 def doctor(
-    home: Path,
-    environment: Mapping[str, str] = os.environ,
-    *,
-    data: Sequence[Path] = (),
-    client: Client | None = None,
+    home: Path, environment: Mapping[str, str] = os.environ, *, data: Sequence[Path] = ()
 ) -> DoctorReport:
     """Check versions, devices, decoders, disk, key file, permissions and the tracking server."""
     return DoctorReport(
@@ -71,7 +67,7 @@ def doctor(
             _key_file(home / KEY_FILE),
             check_permissions((home, *data)),
             check_store(home),
-            check_server(environment, client or Client()),
+            check_server(environment, Client()),
         )
     )
 

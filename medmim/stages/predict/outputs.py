@@ -272,7 +272,7 @@ def _boxed(prepared: PreprocessedVolume, found: Sequence[tuple[str, float, np.nd
     middle = (boxes[0][0][axis] + boxes[0][0][axis + 3]) / 2 if boxes else length / 2
     index = min(max(math.floor(middle), 0), length - 1)
     shown = [(box, 0, word) for box, word in boxes if box[axis] <= index + 0.5 < box[axis + 3]]
-    return boxed_row(prepared.image[0], axis=axis, index=index, boxes=shown[:_SHOWN], text="")
+    return boxed_row(prepared.image[0], axis=axis, index=index, boxes=shown[:_SHOWN])
 
 
 def _box_row(

@@ -18,10 +18,10 @@ from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.probe_images import ProbeImages, build_probe_images, stratified_subset
 from medmim.encoders import Encoder
 from medmim.encoders.batch_norm import batch_norms
-from medmim.masks import hidden_voxels, tissue_share
+from medmim.masks import hidden_voxels
 from medmim.methods.base import HIDDEN_ERROR
 from medmim.randomness import torch_stream
-from medmim.shapes import Images, grid_of
+from medmim.shapes import Images
 from medmim.stages.pretrain.setup import PretrainRun, pretraining_dataset, volumes_with_labels
 from medmim.training.budget import Budget
 from medmim.training.callbacks import Log
@@ -32,7 +32,6 @@ from medmim.training.evaluation.pretraining_monitors import (
     hidden_error,
     target_collapse,
 )
-from medmim.training.lightning_modules import in_views
 from medmim.training.precision import autocast
 
 _PATCHES = 8
@@ -124,12 +123,9 @@ def _batches(run: PretrainRun) -> list[tuple[Tensor, ...]]:
     generator, batches = torch_stream(0, "watched masks"), []
     for start in range(0, total, _BATCH):
         part = samples[start : start + _BATCH]
-        images = in_views(torch.stack([sample["image"] for sample in part]), method.views)
-        grid = grid_of(tuple(images.shape[2:]), module.cell)
-        weight = tissue_share(images, grid)
-        hidden = module.mask.sample(len(images), grid, generator=generator, weight=weight)
-        labels = () if kind is None else (torch.stack([sample[kind] for sample in part]).long(),)
-        batches.append((images, hidden, *labels))
+        keys = ("image", kind) if kind else ("image",)
+        images, *labels = module.inputs({key: torch.stack([one[key] for one in part]) for key in keys})
+        batches.append((images, module.draw(images, generator), *labels))
     return batches
 
 

@@ -15,7 +15,6 @@ from medmim.config.study import arm_of
 from medmim.data.loading.patches import SampleRange, batches
 from medmim.encoders.batch_norm import batch_norms, recalibrate_batch_norms
 from medmim.randomness import torch_stream
-from medmim.shapes import grid_of
 from medmim.stages.pretrain.evaluation import PretrainEvaluator
 from medmim.stages.pretrain.setup import PretrainRun, build_pretraining
 from medmim.stages.run_header import cell_lines, network_lines
@@ -73,9 +72,7 @@ def _validation(run: PretrainRun, recorder: Recorder, folder: Path, *, resumed: 
 def _cost(run: PretrainRun) -> dict[str, float]:
     """Return the size of the method, and the operations of one forward pass with and without it."""
     images = torch.zeros(run.method.views, run.encoder.in_channels, *run.plan.size)
-    grid = grid_of(run.plan.size, run.module.cell)
-    hidden = run.module.mask.sample(len(images), grid, generator=torch_stream(0, "cost"))
-    return cost_of(run.method, images, hidden).as_metrics()
+    return cost_of(run.method, images, run.module.draw(images, torch_stream(0, "cost"))).as_metrics()
 
 
 def _recalibrate(run: PretrainRun) -> None:

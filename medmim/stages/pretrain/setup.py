@@ -12,10 +12,8 @@ import torch
 
 from medmim.config.runs import PretrainSettings
 from medmim.config.study import arm_of
-from medmim.data.dataset.channels import select_channels
 from medmim.data.dataset.contamination_certificate import SeenPatients
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
-from medmim.data.dataset.splits import partition
 from medmim.data.dataset.union import read_datasets
 from medmim.data.loading.choose_plan import choose_plan
 from medmim.data.loading.contrastive_views import patch_views, resized_views
@@ -123,10 +121,9 @@ def _leak_alarm(method: Method) -> str:
 def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[str], None]) -> PretrainRun:
     """Build the components of a run; only the fingerprint of the dataset is written, to `home`."""
     mask = build_mask(settings.mask, ratio=settings.ratio, **settings.mask_options)
-    union = read_datasets((settings.data, *settings.more_data), fold=settings.fold, log=log)
-    dataset = select_channels(union.dataset, settings.channels, log)
-    fold = None if union.place else settings.fold  # several datasets have been divided by the fold already
-    divided = partition(union.dataset, fold=fold, volumes=dataset.volumes)
+    folders = (settings.data, *settings.more_data)
+    union = read_datasets(folders, fold=settings.fold, channels=settings.channels, log=log)
+    dataset, divided = union.dataset, union.partition
     origin = _origin(settings, dataset, home, log)
     train = dataset.volumes if settings.include_held_out else divided.train
     sketch = plan_for(train, dims=settings.dims or origin.description.get("spatial_dims"), size=None)

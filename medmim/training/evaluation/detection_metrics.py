@@ -125,32 +125,44 @@ def matches_at(rows: Sequence[Row], name: str, overlaps: Sequence[float]) -> lis
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class _DetectionCurve:
+    """Weighted numbers of boxes: right and wrong ones down to each score, true ones, and images."""
+
+    scores: np.ndarray
+    right: np.ndarray
+    wrong: np.ndarray
+    true: float
+    images: float
+
+
+def _curve(matches: Matches, weights: np.ndarray | None) -> _DetectionCurve:
+    weight = np.ones(len(matches.there)) if weights is None else weights
+    order = np.argsort(-matches.scores, kind="mergesort")
+    each, right = weight[matches.image[order]], matches.right[order]
+    true, images = float((matches.there * weight).sum()), float(weight.sum())
+    return _DetectionCurve(
+        matches.scores[order], np.cumsum(each * right), np.cumsum(each * ~right), true, images
+    )
+
+
 def average_precision(matches: Matches, weights: np.ndarray | None = None) -> float:
     """Return COCO's average precision (101 recall steps) of weighted rows; NaN without true boxes."""
-    weight = np.ones(len(matches.there)) if weights is None else weights
-    total = float((matches.there * weight).sum())
-    if total == 0:
+    curve = _curve(matches, weights)
+    if curve.true == 0:
         return math.nan
-    order = np.argsort(-matches.scores, kind="mergesort")
-    each = weight[matches.image[order]]
-    right = np.cumsum(each * matches.right[order])
-    wrong = np.cumsum(each * ~matches.right[order])
-    precision = right / np.maximum(right + wrong, np.spacing(1))
+    precision = curve.right / np.maximum(curve.right + curve.wrong, np.spacing(1))
     best = np.maximum.accumulate(precision[::-1])[::-1]
-    places = np.searchsorted(right / total, _RECALLS, side="left")
+    places = np.searchsorted(curve.right / curve.true, _RECALLS, side="left")
     return float(np.append(best, 0.0)[np.minimum(places, len(best))].mean())
 
 
 def froc(matches: Matches, weights: np.ndarray | None = None) -> float:
     """Return the mean sensitivity at 1/4, 1/2, 1, 2, 4, 8 false positives; NaN without true boxes."""
-    weight = np.ones(len(matches.there)) if weights is None else weights
-    total = float((matches.there * weight).sum())
-    if total == 0:
+    curve = _curve(matches, weights)
+    if curve.true == 0:
         return math.nan
-    order = np.argsort(-matches.scores, kind="mergesort")
-    each, scores = weight[matches.image[order]], matches.scores[order]
-    right = np.cumsum(each * matches.right[order]) / total
-    wrong = np.cumsum(each * ~matches.right[order]) / weight.sum()
+    scores, right, wrong = curve.scores, curve.right / curve.true, curve.wrong / curve.images
     ends = np.append(scores[1:] != scores[:-1], True)[: len(scores)]  # equal scores enter together
     return float(np.interp(_RATES, np.append(0.0, wrong[ends]), np.append(0.0, right[ends])).mean())
 

@@ -221,7 +221,7 @@ def caption_row(image: Tensor, *, axis: int, text: str) -> FigureRow:
 
 
 def boxed_row(
-    image: Tensor, *, axis: int, index: int, boxes: Sequence[tuple[np.ndarray, int, str]], text: str
+    image: Tensor, *, axis: int, index: int, boxes: Sequence[tuple[np.ndarray, int, str]]
 ) -> FigureRow:
     """Return a row with one slice of (x, y, z) and its boxes: xyzxyz in voxels, colour index and caption."""
     slice_ = radiological_slice(image, axis=axis, index=index)
@@ -230,4 +230,4 @@ def boxed_row(
         right, bottom, left, top = np.delete(box, [axis, axis + 3]).tolist()
         height, width = slice_.shape
         rectangles.append(Rectangle(width - left, height - top, left - right, top - bottom, colour, word))
-    return FigureRow([slice_], [None], text, rectangles)
+    return FigureRow([slice_], [None], boxes=rectangles)

@@ -198,7 +198,7 @@ class Detection(Task):
                 shown = [one for one in best if boxes_in_slice(found.boxes[[one]], axis, index).any()]
                 words = [(found.boxes[one], 1, f"{names[one]} {found.scores[one]:.2f}") for one in shown]
                 drawn += words[:_SHOWN]
-            rows.append(boxed_row(prepared.image[0], axis=axis, index=index, boxes=drawn, text=""))
+            rows.append(boxed_row(prepared.image[0], axis=axis, index=index, boxes=drawn))
         return panel(rows, [""], title=title, names=["true", "detected"])
 
     def _row(

@@ -6,6 +6,7 @@ import pytest
 import tiny
 
 from medmim.data.dataset.manifest import Dataset, DatasetInfo, read_dataset, write_dataset
+from medmim.data.dataset.splits import partition
 from medmim.data.dataset.union import DatasetUnion, read_datasets
 from medmim.errors import UsageError
 
@@ -69,7 +70,8 @@ def test_folds_are_those_of_each_dataset(tmp_path):
 
 def test_weights_give_datasets_their_proportions(tmp_path):
     rows = [tiny.row(f"p{number}", number) for number in range(3)]
-    union = DatasetUnion(Dataset(tmp_path, DatasetInfo(name="a+b"), tuple(rows)), ("a", "b"), {rows[2].id: 1})
+    dataset = Dataset(tmp_path, DatasetInfo(name="a+b"), tuple(rows))
+    union = DatasetUnion(dataset, partition(dataset, fold=None), ("a", "b"), {rows[2].id: 1})
     assert union.weights(rows, ()) is None
     assert union.weights(rows, (1.0, 3.0)) == [0.5, 0.5, 3.0]
     with pytest.raises(UsageError, match=r"one number per dataset \(2\), got 1"):
@@ -105,3 +107,21 @@ def test_identifiers_of_two_datasets_that_look_alike_are_named(tmp_path):
     )
     _, said = joined(tmp_path, [first], [second])
     assert said[-1].startswith("warning: 2 patients whose identifiers differ only in case")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_cases_of_several_channels_are_in_the_split_of_their_patient(tiny_dataset, tmp_path, number):
+    dataset = read_dataset(tiny_dataset)
+    rows = [row.model_copy(update={"tokens": ("t1",)}) for row in dataset.volumes]
+    flair = {"tokens": ("flair",), "image": "x.nii.gz"}
+    rows += [row.model_copy(update={"id": f"{row.id}x", **flair}) for row in rows]
+    roots = [tmp_path / str(place) for place in range(number)]
+    for root in roots:
+        write_dataset(root, DatasetInfo(name="d"), rows, [])
+    union = read_datasets(roots, fold=None, channels=["flair", "t1"], log=print)
+    assert len(union.dataset.volumes) == len(dataset.volumes)
+    for name in ("train", "val", "test"):
+        assert all(case.split == name for case in getattr(union.partition, name))
+        assert {case.id for case in getattr(union.partition, name)} == {
+            f"{row.id}x" for row in dataset.volumes if row.split == name
+        }

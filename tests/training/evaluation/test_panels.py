@@ -89,7 +89,7 @@ def test_a_2d_image_is_drawn_in_the_orientation_of_its_file(tmp_path):
 def test_a_box_encloses_the_marked_object():
     image = torch.zeros(8, 10, 3)
     image[1:3, 5:9, 1] = 1
-    row = boxed_row(image, axis=2, index=1, boxes=[(np.array([1, 5, 1, 3, 9, 2.0]), 0, "x")], text="")
+    row = boxed_row(image, axis=2, index=1, boxes=[(np.array([1, 5, 1, 3, 9, 2.0]), 0, "x")])
     (box,) = row.boxes
     rows, columns = np.nonzero(row.images[0])
     assert (box.left, box.left + box.width) == (columns.min(), columns.max() + 1)
