@@ -35,6 +35,7 @@ def train_missing_seeds(
     seeds: int,
     data: Path,
     home: Path,
+    engine: StudyEngine | None = None,
     log: Callable[[str], None] = print,
 ) -> list[str]:
     """Train every arm of a comparison until it has that many seeds; return the ids of all runs to compare.
@@ -66,7 +67,7 @@ def train_missing_seeds(
         f"{counted(len(plan), 'trial')} for {counted(seeds, 'seed')} of each arm, about "
         f"{counted(round(predicted), 'minute')}"
     )
-    trainer = _Trainer(store, data.resolve(), dataset_hash, LocalEngine(), log)
+    trainer = _Trainer(store, data.resolve(), dataset_hash, engine or LocalEngine(), log)
     return [*by_id, *(trainer.trial(arm, run, seed) for arm, run, seed in plan)]
 
 
@@ -75,6 +76,7 @@ def fine_tune_seeds(
     seeds: Sequence[int],
     *,
     home: Path,
+    engine: StudyEngine | None = None,
     log: Callable[[str], None] = print,
 ) -> list[RunScores]:
     """Fine-tune once for each seed, from the same initial weights; return the finished runs by seed.
@@ -82,13 +84,16 @@ def fine_tune_seeds(
     Finished runs of equal settings and weights are not repeated, whatever command trained them, and
     interrupted trainings of this function continue.
 
+    Args:
+        engine: runs trainings; without, each runs on this machine in a process of its own.
+
     Raises:
         RunError: if there are no initial weights, or a training fails; finished ones are kept.
     """
     store, dataset = Store(home), read_dataset(settings.data)
     init, origin = _same_weights(settings, store, dataset)
     settings = settings.model_copy(update={"init": init})
-    trainer = _Trainer(store, settings.data, dataset.info.content_hash, LocalEngine(), log)
+    trainer = _Trainer(store, settings.data, dataset.info.content_hash, engine or LocalEngine(), log)
     done: list[RunScores] = []
     planned = _planned(build_finetuning(settings, store, log=lambda _line: None), store)
     for seed in seeds:
