@@ -26,6 +26,7 @@ from medmim.training.evaluation.regression_metrics import (
 from medmim.training.tasks.base import Cases, EvaluationContext, LogLine, Options, Row
 from medmim.training.tasks.classification import ClassScores, WholeImageTask
 
+_FAR = 10.0  # interquartile ranges from the median
 _INK, _MUTED = "#1f5fa8", "#999999"
 
 
@@ -75,6 +76,11 @@ class Regression(WholeImageTask):
         numbers = np.array([number_of(volume) for volume in train])
         mean, sd = float(numbers.mean()), float(numbers.std())
         log(f"{self.quantity} of {len(train)} training images: mean {mean:.4g}, sd {sd:.4g}")
+        if far := far_numbers(numbers):
+            log(
+                f"warning: {self.quantity} of some training images is far from all others: "
+                f"{', '.join(f'{one:g}' for one in far[:3])}; if that means 'not known', leave the cell empty"
+            )
         return {**options, "mean": mean, "sd": sd}
 
     def target(self, volume: VolumeRecord, names: Mapping[int, str]) -> Tensor:
@@ -110,6 +116,13 @@ def number_of(volume: VolumeRecord) -> float:
         return float(volume.target or "nan")
     except ValueError:  # the name of a class
         return math.nan
+
+
+def far_numbers(numbers: np.ndarray) -> list[float]:
+    """Return the numbers that are so far from the median, such as -999 among ages, that they may be codes."""
+    low, middle, high = np.percentile(numbers, [25, 50, 75])
+    far = np.abs(numbers - middle) > _FAR * (high - low)
+    return sorted(set(numbers[far].tolist())) if high > low else []
 
 
 def regression_figure(rows: Sequence[Row], *, quantity: str, title: str) -> bytes:
