@@ -88,15 +88,25 @@ def _from_csv(text: str, fold: int) -> list[tuple[str, Split]]:
     names, rows = parse_csv(text, delimiters=",;\t")
     columns = {str(name).strip().lower(): str(name) for name in names}
     name = next(columns[key] for key in (*_NAME_KEYS, "filename", "patientid") if key in columns)
-    if "split" not in columns:
-        _check_fold(fold, {int(row[columns["fold"]]) for row in rows})
-    entries: list[tuple[str, Split]] = []
-    for row in rows:
-        if "split" in columns:
-            entries.append((row[name].strip(), SPLIT_WORDS[row[columns["split"]].strip().lower()]))
-        else:
-            entries.append((row[name].strip(), "val" if int(row[columns["fold"]]) == fold else "train"))
-    return entries
+    column = columns["split" if "split" in columns else "fold"]
+    cells = [(str(row[name] or "").strip(), str(row[column] or "").strip()) for row in rows]
+    cells = [pair for pair in cells if any(pair)]  # without empty rows
+    if "split" in columns:
+        return [(one, _split_of(word)) for one, word in cells]
+    folds = [int(float(word)) for _, word in cells]  # a spreadsheet writes 1 as 1.0
+    _check_fold(fold, set(folds))
+    return [(one, "val" if own == fold else "train") for (one, _), own in zip(cells, folds, strict=True)]
+
+
+def _split_of(word: str) -> Split:
+    """Return the split that a cell names.
+
+    Raises:
+        UsageError: for any other word.
+    """
+    if (split := SPLIT_WORDS.get(word.lower())) is None:
+        raise UsageError(f"--splits: expected train, val or test in the column split, got '{word}'")
+    return split
 
 
 def _check_fold(fold: int, known: Collection[int]) -> None:

@@ -67,9 +67,16 @@ def test_tables(tmp_path, text):
 
 
 def test_a_table_of_folds(tmp_path):
-    (tmp_path / "s.csv").write_text("file,fold\na,0\nb,1\n")
+    (tmp_path / "s.csv").write_text("file,fold\na,0\nb,1.0\n,\n")
     splits = SplitsFile.read(tmp_path / "s.csv", 1)
     assert [split for _, split in splits.entries] == ["train", "val"]
+
+
+@pytest.mark.parametrize("word", ["holdout", ""])
+def test_a_word_that_is_no_split_is_named(word, tmp_path):
+    (tmp_path / "s.csv").write_text(f"file,split\na,train\nb,{word}\n")
+    with pytest.raises(UsageError, match=f"expected train, val or test in the column split, got '{word}'"):
+        SplitsFile.read(tmp_path / "s.csv")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +94,7 @@ def test_splits_are_checked(tmp_path, content, reason, match):
     assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"train": "a"}', "file,part\na,train\n", "file,split\na,other\n"])
+@pytest.mark.parametrize("text", ["", "{", '{"train": "a"}', "file,part\na,train\n", "file,fold\na,x\n"])
 def test_other_files_are_rejected(tmp_path, text):
     (tmp_path / "s.json").write_text(text)
     with pytest.raises(UsageError, match="--splits"):
