@@ -35,15 +35,24 @@ BY_TEXT = {
     "readonly database": "the store is read-only: make it writable, or set MEDMIM_HOME to another folder",
     "unable to open database": "the store cannot be opened: check the permissions of MEDMIM_HOME",
     "database or disk is full": "the disk is full: free space, or move MEDMIM_HOME to another disk",
-    "disk i/o error": "the store cannot be read or written: check the disk of MEDMIM_HOME, and `ulimit -f`",
+    "disk i/o error": "the store cannot be read or written: check the disk of MEDMIM_HOME, and the limits "
+    "`ulimit -f` and `ulimit -v`",
     "database disk image is malformed": "the store is damaged: run `medmim doctor --repair`",
     "file is not a database": "mlflow.db is not a database: run `medmim doctor --repair`",
     "can't locate revision": "a newer MLflow wrote the store: `pip install -U mlflow`",
     "out of memory": "out of memory: use a smaller --batch-size or --size; `medmim plan` finds what fits",
-    "can't allocate memory": "out of memory: use a smaller --batch-size or --size, or fewer --workers",
     "can't start new thread": "no further thread can be started: use fewer --workers, or raise the limits of "
     "processes and memory (`ulimit -u`, `ulimit -v`)",
 }
+# what libraries say of a failed allocation, in exceptions of any kind; in lower case
+_NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "failed to map segment",  # a library that is loaded late
+    "could not create a primitive",  # oneDNN: memory for a kernel
+    "unknown file extension: .webp",  # Pillow without its plugin, which could not be loaded
+)
 # limits of the machine, which errors of our own with a cause attribute to the file that was read
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG)
 _STORE = ("OperationalError", "DatabaseError", "MlflowException")
@@ -53,7 +62,7 @@ _SYSTEM = ("OperationalError", "DatabaseError", "MlflowException", "RuntimeError
 def explain(error: BaseException) -> str | None:
     """Return what happened and what to do, for a failure of the machine; None for anything else."""
     for cause in causes(error):
-        if isinstance(cause, MemoryError):
+        if isinstance(cause, MemoryError) or any(part in str(cause).lower() for part in _NO_MEMORY):
             return BY_NUMBER[errno.ENOMEM]
         if isinstance(cause, OSError) and cause.errno in BY_NUMBER:
             return BY_TEXT["shared memory"] if _is_shared_memory(cause) else BY_NUMBER[cause.errno]

@@ -32,6 +32,14 @@ TROUBLES = [
         "--workers 0.*--shm-size",
     ),
     (MemoryError(), "--batch-size"),
+    (
+        RuntimeError("unable to mmap 4096 bytes from file </torch_1>: Cannot allocate memory (12)"),
+        "of memory",
+    ),
+    (RuntimeError("could not create a primitive"), "out of memory"),
+    (RuntimeError("std::bad_alloc"), "out of memory"),
+    (ImportError("_c.so: failed to map segment from shared object"), "out of memory"),
+    (ValueError("unknown file extension: .webp"), "out of memory"),
     (RuntimeError("can't start new thread"), "ulimit -u"),
     (MlflowException("Run with id=7 not found\n[SQL: SELECT 1]"), r"MlflowException: Run .*`medmim doctor`"),
 ]
