@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from medmim.config.value_types import (
+    AugmentationFile,
     CellSize,
     FolderName,
     InitMapFile,
@@ -39,8 +40,7 @@ class RunSettings(FileSettings):
         encoder: name in the table of encoders, or module:callable.
         encoder_options: options of the encoder, such as `filters` of dynunet.
         steps, epochs, minutes: length of training; give at most one.
-        time_source: what `minutes` measures: wall time, or processor time of this process (all threads),
-            which does not depend on other work on the machine.
+        time_source: what `minutes` measures: wall time, or this process's processor time, free of other work.
         batch_size: patches per batch and device.
         accumulate: number of batches whose gradients are summed into one optimizer step. Memory use is that
             of one batch; batch norm sees one batch.
@@ -272,7 +272,7 @@ class FinetuneSettings(RunSettings):
     regulariser: Literal["mask_any_net"] | None = None
     init_decoder: bool = True
     foreground_fraction: float = Field(default=0.5, ge=0, le=1)
-    augment: str | None = None
+    augment: AugmentationFile | None = None
     ignore_label: int | None = None
     labels: dict[str, LabelValues] = Field(default_factory=dict)
     regions: RegionMembers = ()

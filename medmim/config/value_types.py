@@ -124,4 +124,11 @@ def read_init_map(path: Path) -> InitMap:
         raise SettingsError(f"--init-map '{path.name}': {'; '.join(problems)}") from None
 
 
+def _as_augmentation(value: Any) -> Any:
+    """Read the fields from a YAML file, so that runs are recorded and compared with its content."""
+    is_file = isinstance(value, str) and value.endswith((".yaml", ".yml"))
+    return read_yaml(Path(value)) if is_file else value
+
+
+AugmentationFile = Annotated[str | dict[str, Any], BeforeValidator(_as_augmentation)]
 InitMapFile = Annotated[InitMap, BeforeValidator(_as_init_map)]

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings
-from medmim.config.study import StudySettings
+from medmim.config.study import StudySettings, settings_of_result
 from medmim.config.value_types import read_init_map
 from medmim.config.yaml_settings import resolve
 from medmim.errors import SettingsError
@@ -58,3 +58,16 @@ def test_names_that_are_no_folder_are_rejected(name):
         PretrainSettings(experiment=name)
     with pytest.raises(ValidationError, match="should"):
         StudySettings(name=name[:61])
+
+
+def test_an_augmentation_file_is_recorded_with_its_content(tmp_path):
+    """Runs with two contents of one file are neither equal nor repetitions of each other."""
+    file, found = tmp_path / "strong.yaml", []
+    for gamma in (0.1, 0.9):
+        file.write_text(f"preset: light\ngamma: {gamma}\n")
+        found.append(resolve(FinetuneSettings, overrides=[f"augment={file}"]))
+    assert [one.augment for one in found] == [{"preset": "light", "gamma": gamma} for gamma in (0.1, 0.9)]
+    assert settings_of_result(found[0]) != settings_of_result(found[1])
+    assert FinetuneSettings.model_validate(found[0].model_dump(mode="json")) == found[0]
+    with pytest.raises(SettingsError, match=r"none\.yaml: expected a YAML text file"):
+        resolve(FinetuneSettings, overrides=[f"augment={tmp_path / 'none.yaml'}"])

@@ -24,7 +24,7 @@ from monai.transforms.transform import Randomizable
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medmim.config.own_code import import_callable
-from medmim.config.yaml_settings import parse_yaml
+from medmim.config.yaml_settings import read_yaml
 from medmim.data.loading.transforms import Sample
 from medmim.errors import RunError, UsageError
 
@@ -88,36 +88,44 @@ PRESETS = {
 }  # fmt: skip
 
 
-def load_augmentation(word: str) -> Augmentation:
+def load_augmentation(chosen: str | Mapping[str, Any]) -> Augmentation:
     """Return the augmentation of a setting.
 
     Args:
-        word: none, light, nnunet, a YAML file with fields of `Augmentation` (`preset` names the one that it
-            changes), or module:callable.
+        chosen: none, light, nnunet or module:callable, or fields of `Augmentation`, or a YAML file with them;
+            `preset` names the one that they change.
 
     Raises:
-        UsageError: for another name, or a file with other fields.
+        UsageError: for another name, or other fields.
+        SettingsError: for a file that cannot be read.
     """
-    if word in PRESETS:
-        return PRESETS[word]
-    if word.endswith((".yaml", ".yml")):
-        try:
-            values = parse_yaml(Path(word).read_text(encoding="utf-8"), where=f"augment: '{word}'") or {}
-            base = PRESETS[values.pop("preset", "none")].model_dump()
-            chosen = Augmentation.model_validate({**base, **values})
-        except (OSError, KeyError, AttributeError, ValidationError) as error:
-            raise UsageError(
-                f"augment: cannot use '{word}' ({type(error).__name__}): expected a YAML file with "
-                "fields such as "
-                "preset: nnunet and gamma: 0.5"
-            ) from error
-        if chosen.own:
-            _imported(chosen.own)
-        return chosen
-    if ":" in word:
-        _imported(word)
-        return PRESETS["nnunet"].model_copy(update={"own": word})
-    raise UsageError(f"augment: expected {', '.join(PRESETS)}, a YAML file or module:callable, got '{word}'")
+    if not isinstance(chosen, str):
+        return _of_fields(chosen)
+    if chosen in PRESETS:
+        return PRESETS[chosen]
+    if chosen.endswith((".yaml", ".yml")):
+        return _of_fields(read_yaml(Path(chosen)))
+    if ":" in chosen:
+        _imported(chosen)
+        return PRESETS["nnunet"].model_copy(update={"own": chosen})
+    known = ", ".join(PRESETS)
+    raise UsageError(f"augment: expected {known}, a YAML file or module:callable, got '{chosen}'")
+
+
+def _of_fields(fields: Mapping[str, Any]) -> Augmentation:
+    """Return the augmentation with these fields; the others are those of its preset."""
+    try:
+        base = PRESETS[fields.get("preset", "none")].model_dump()
+        given = {name: value for name, value in fields.items() if name != "preset"}
+        chosen = Augmentation.model_validate({**base, **given})
+    except (KeyError, TypeError, ValidationError) as error:
+        raise UsageError(
+            f"augment: cannot use {dict(fields)} ({type(error).__name__}): expected fields such as "
+            "preset: nnunet and gamma: 0.5"
+        ) from error
+    if chosen.own:
+        _imported(chosen.own)
+    return chosen
 
 
 def intensity_changes(chosen: Augmentation, dims: int) -> list[Any]:

@@ -132,7 +132,12 @@ class Task(ABC):
 
     @abstractmethod
     def training_samples(
-        self, train: Cases, context: EvaluationContext, *, foreground: float, augment: str | None = None
+        self,
+        train: Cases,
+        context: EvaluationContext,
+        *,
+        foreground: float,
+        augment: str | Mapping[str, Any] | None = None,
     ) -> TrainingSamples:
         """Return how training samples are made; `augment` is as `load_augmentation` takes it."""
 

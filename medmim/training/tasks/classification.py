@@ -90,7 +90,12 @@ class WholeImageTask(Task):
         return {"dropout": self.dropout}
 
     def training_samples(
-        self, train: Cases, context: EvaluationContext, *, foreground: float, augment: str | None = None
+        self,
+        train: Cases,
+        context: EvaluationContext,
+        *,
+        foreground: float,
+        augment: str | Mapping[str, Any] | None = None,
     ) -> TrainingSamples:
         """Return whole images with their targets."""
 

@@ -129,7 +129,12 @@ class Detection(Task):
         return {"anchors": shapes, "width": self.width, "depth": self.depth}
 
     def training_samples(
-        self, train: Cases, context: EvaluationContext, *, foreground: float, augment: str | None = None
+        self,
+        train: Cases,
+        context: EvaluationContext,
+        *,
+        foreground: float,
+        augment: str | Mapping[str, Any] | None = None,
     ) -> TrainingSamples:
         """Return patches or whole images with their boxes."""
         numbers = {name: number for number, name in context.names.items()}

@@ -204,7 +204,12 @@ class Segmentation(Task):
         return {**options, "regions": [list(own) for _, own in regions], "priors": priors}
 
     def training_samples(
-        self, train: Cases, context: EvaluationContext, *, foreground: float, augment: str | None = None
+        self,
+        train: Cases,
+        context: EvaluationContext,
+        *,
+        foreground: float,
+        augment: str | Mapping[str, Any] | None = None,
     ) -> TrainingSamples:
         """Return patches, a share of them around foreground, balanced over classes."""
         augmentation = load_augmentation(augment or _AUGMENT)

@@ -26,7 +26,16 @@ def test_every_preset_keeps_shapes_and_finite_values(name, dims):
 def test_a_file_changes_a_preset(tmp_path):
     file = tmp_path / "strong.yaml"
     file.write_text("preset: nnunet\nrotation_deg: 90\n")
-    assert load_augmentation(str(file)) == PRESETS["nnunet"].model_copy(update={"rotation_deg": 90.0})
+    changed = PRESETS["nnunet"].model_copy(update={"rotation_deg": 90.0})
+    assert load_augmentation(str(file)) == changed
+    assert load_augmentation({"preset": "nnunet", "rotation_deg": 90}) == changed
+    assert load_augmentation({"gamma": 0.5}) == PRESETS["none"].model_copy(update={"gamma": 0.5})
+
+
+@pytest.mark.parametrize("fields", [{"preset": "strong"}, {"gama": 0.5}, {"gamma": 2}])
+def test_other_fields_are_refused(fields):
+    with pytest.raises(UsageError, match=r"augment: cannot use .*expected fields such as preset: nnunet and"):
+        load_augmentation(fields)
 
 
 def make_doubling():
@@ -71,7 +80,7 @@ def test_what_an_own_transform_returns_is_checked(name, message):
     ("word", "message"),
     [
         ("strong", "expected none, light, nnunet, a YAML file or module:callable, got 'strong'"),
-        ("missing.yaml", "expected a YAML file"),
+        ("missing.yaml", "missing.yaml: expected a YAML text file that you may read"),
         ("no_such_module:make", "expected an importable 'module:callable'"),
     ],
 )
