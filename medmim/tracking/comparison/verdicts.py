@@ -140,6 +140,10 @@ def interval_over(first: Arm, second: Arm, test: PairedTest) -> str:
     if test.seeds > 1:
         what = " of fine-tuning" if first.shares_pretraining or second.shares_pretraining else ""
         return f"{counted(test.patients, 'patient')} and {counted(test.seeds, 'seed')}{what}"
+    if test.counts_seeds:
+        return (
+            f"{counted(test.patients, 'patient')}, one seed, and the variation of the arms with several seeds"
+        )
     return f"{counted(test.patients, 'patient')} only, one seed"
 
 

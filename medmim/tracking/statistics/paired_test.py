@@ -34,12 +34,13 @@ class PairedTest:
 
     Attributes:
         mean: difference over patients and seeds.
-        low, high: 95 % confidence interval; over patients only where there is one seed.
+        low, high: 95 % confidence interval, over patients, and over seeds with `counts_seeds`.
         p: two-sided p value; the larger of the sign-flip test's and the one over patients and seeds.
         effect: mean / standard deviation over patients with Hedges' correction; 0 when all are equal.
         detectable: smallest true difference that this test finds with 80 % probability; infinite where no
             result could be evidence.
         skewness: of the patients' differences; far from 0, the sign-flip test's assumption fails.
+        counts_seeds: whether the variance between seeds is known, if only from other arms than these two.
     """
 
     mean: float
@@ -51,6 +52,7 @@ class PairedTest:
     skewness: float
     patients: int
     seeds: int
+    counts_seeds: bool = False
 
     def reversed(self) -> PairedTest:
         """Return the test of second minus first."""
@@ -92,6 +94,7 @@ def paired_tests(
             skewness=float(stats.skew(values, bias=False)) if len(values) > 2 and np.ptp(values) > 0 else 0.0,
             patients=len(values),
             seeds=int(seeds[number]),
+            counts_seeds=of_seeds.df > 0,
         )
         for number, values in enumerate(by_patient)
     ]

@@ -69,6 +69,17 @@ def test_one_seed_gives_numbers_and_the_command_that_would_be_needed_but_no_clai
     assert any(text.startswith("one seed per arm: intervals cover patients only") for text in found.warnings)
 
 
+def test_a_pair_with_one_seed_counts_the_variation_between_seeds_of_other_arms_and_says_so():
+    runs = simulate(np.random.default_rng(0), arms=("scratch", "mesh 0.7"), seeds=3, luck=0.2)
+    alone = find([one for one in runs if one.arm == "scratch" or one.seed == 0])
+    contrast = alone.against("mesh 0.7", "control")
+    single = find([one for one in runs if one.seed == 0]).against("mesh 0.7", "control")
+    assert contrast.test.high - contrast.test.low > 2 * (single.test.high - single.test.low)
+    over = "27 patients, one seed, and the variation of the arms with several seeds"
+    assert contrast.as_json()["interval_over"] == over
+    assert f"over {over}: no claim from one seed" in contrast.verdict
+
+
 def test_seeds_that_share_a_pretraining_allow_a_claim_about_these_weights_only():
     def claim(lineages):
         arms = ("scratch", "mesh 0.7")
