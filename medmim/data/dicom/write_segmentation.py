@@ -151,11 +151,15 @@ def _only_frames(source: pydicom.Dataset, frames: Sequence[int]) -> pydicom.Data
 
 def _restore_frame_numbers(made: hd.seg.Segmentation, frames: Sequence[int]) -> None:
     """Give references to frames their numbers in the whole source file."""
-    for group in made.PerFrameFunctionalGroupsSequence:
-        for derivation in group.get("DerivationImageSequence", ()):
-            for one in derivation.get("SourceImageSequence", ()):
-                if "ReferencedFrameNumber" in one:
-                    one.ReferencedFrameNumber = frames[int(one.ReferencedFrameNumber) - 1] + 1
+    references = {  # highdicom gives segments of one slice the same object
+        id(one): one
+        for group in made.PerFrameFunctionalGroupsSequence
+        for derivation in group.get("DerivationImageSequence", ())
+        for one in derivation.get("SourceImageSequence", ())
+        if "ReferencedFrameNumber" in one
+    }
+    for one in references.values():
+        one.ReferencedFrameNumber = frames[int(one.ReferencedFrameNumber) - 1] + 1
 
 
 def _headers(file: str) -> pydicom.Dataset:

@@ -30,10 +30,13 @@ def per_frame(dataset: FileDataset) -> FileDataset:
     return dataset
 
 
-def write(group: SliceGroup, folder: Path) -> tuple[dict[str, Any], pydicom.Dataset, np.ndarray]:
+def write(
+    group: SliceGroup, folder: Path, classes: int = 1
+) -> tuple[dict[str, Any], pydicom.Dataset, np.ndarray]:
     """Write a random label of a stack as DICOM-SEG; return the result, the file and the label in mm (LPS)."""
     assert isinstance(group, SliceStack)
-    label = (np.random.default_rng(0).random(group.shape) > 0.7).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    label = (rng.random(group.shape) > 0.7) * rng.integers(1, classes + 1, group.shape).astype(np.uint8)
     label[:, :, 1] = 0  # empty slices have no frame
     write_volume(Image(label, group.affine), folder / "label.nii.gz")
     slices = [
@@ -45,7 +48,7 @@ def write(group: SliceGroup, folder: Path) -> tuple[dict[str, Any], pydicom.Data
         )
         for one in group.slices
     ]
-    names = {"1": "Ödem"}
+    names = {"1": "Ödem"} | {str(number): f"class {number}" for number in range(2, classes + 1)}
     result = write_segmentation(
         str(folder / "label.nii.gz"), str(folder / "seg.dcm"), slices=slices, names=names, model="0" * 64
     )
@@ -88,6 +91,23 @@ def test_one_volume_of_several_in_a_file_refers_to_its_own_frames(tmp_path: Path
         }
         assert numbers < {one.header.frame + 1 for one in group.slices}
         assert len(numbers) == 4
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_every_segment_refers_to_the_frame_at_its_place(tmp_path: Path, times: int):
+    source = make_enhanced(5, times=times)
+    places = [
+        frame.PlanePositionSequence[0].ImagePositionPatient
+        for frame in source.PerFrameFunctionalGroupsSequence
+    ]
+    for group in groups_of(save_all(tmp_path, [source])):
+        result, file, _ = write(group, tmp_path, classes=3)
+        assert result["frames"] == 3 * 4
+        for frame in file.PerFrameFunctionalGroupsSequence:
+            number = int(frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber)
+            own = frame.PlanePositionSequence[0].ImagePositionPatient
+            np.testing.assert_allclose(places[number - 1], own, atol=1e-4)
+            assert number - 1 in {one.header.frame for one in group.slices}
 
 
 def test_missing_frame_of_reference_is_generated(tmp_path: Path):
