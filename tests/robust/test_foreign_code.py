@@ -39,7 +39,7 @@ BUILDERS = {
     "training/recipe.py", "training/tasks/trained_model.py",
     "stages/masks/analysis.py",
     "stages/masks/gallery.py", "stages/methods.py", "stages/pretrain/setup.py",
-    "stages/study/runner.py", "tracking/comparison/descriptions.py", "training/mask_any_net_regularizer.py",
+    "stages/study/checks.py", "tracking/comparison/descriptions.py", "training/mask_any_net_regularizer.py",
     "masks/__init__.py",
 }  # fmt: skip
 
@@ -237,7 +237,7 @@ def test_only_one_module_imports_users_code():
         "config/own_code.py",
         "data/dicom/decode.py",  # SimpleITK alone
         "data/dicom/segment_names.py",  # a part of pydicom
-        "data/formats/annotation_tables.py",  # pandas alone
+        "data/formats/annotation_rows.py",  # pandas alone
         "data/formats/volumes.py",  # SimpleITK alone
         "data/sandbox/fork_server.py",
         "data/sandbox/ray_cluster.py",

@@ -25,6 +25,7 @@ from medmim.shapes import Images
 from medmim.stages.pretrain.setup import PretrainRun, pretraining_dataset, volumes_with_labels
 from medmim.training.budget import Budget
 from medmim.training.callbacks import Log
+from medmim.training.cost import cost_of
 from medmim.training.evaluation.panels import panel, reconstruction_rows
 from medmim.training.evaluation.pretraining_monitors import (
     LEAKED_ERROR,
@@ -46,16 +47,16 @@ class PretrainEvaluator:
     """Evaluate the same patches under the same masks every time, and run the monitors now and then."""
 
     def __init__(self, run: PretrainRun, recorder: Log, folder: Path) -> None:
-        self.settings = run.settings
+        self.run = run
         self.method = run.method
-        self.budget = run.budget
         self.recorder = recorder
         self.folder = folder
         self.batches = _batches(run)
         self.monitors = _monitors(run) if run.settings.monitors else None
 
     def start(self) -> None:
-        """Log the monitors of the initial weights, the reference for all later values."""
+        """Log the cost of a run and the monitors of its initial weights, the reference for later values."""
+        self.recorder.metrics(_cost(self.run), step=0)
         if self.monitors:
             self.recorder.metrics(self.monitors(), step=0)
 
@@ -65,7 +66,7 @@ class PretrainEvaluator:
         totals: dict[str, float] = defaultdict(float)
         pictures = []
         for batch in self.batches:
-            with autocast(self.settings.precision, device):
+            with autocast(self.run.settings.precision, device):
                 result = self.method(*(one.to(device) for one in batch))
             for name, value in {"loss": result.loss, **result.parts}.items():
                 totals[name] += float(value) * len(batch[0])
@@ -80,8 +81,8 @@ class PretrainEvaluator:
 
     def _monitors_due(self, step: int) -> bool:
         """Return whether the monitors run at this evaluation; they always run at the last one."""
-        times = self.settings.num_evaluations
-        number = int(self.budget.progress(step) * times + 1e-9)
+        times = self.run.settings.num_evaluations
+        number = int(self.run.budget.progress(step) * times + 1e-9)
         return number * _MONITOR_RUNS // times > (number - 1) * _MONITOR_RUNS // times
 
     def _leaks(self, reconstructions: list[Tensor | None], error: float | None) -> dict[str, float]:
@@ -107,6 +108,12 @@ class PretrainEvaluator:
         with files.not_on_a_full_disk("a picture"):
             self.recorder.picture("reconstruction", png, step=step)
             files.write_bytes(self.folder / "panel.png", png)
+
+
+def _cost(run: PretrainRun) -> dict[str, float]:
+    """Return the size of the method, and the operations of one forward pass with and without it."""
+    images = torch.zeros(run.method.views, run.encoder.in_channels, *run.plan.size)
+    return cost_of(run.method, images, run.module.draw(images, torch_stream(0, "cost"))).as_metrics()
 
 
 def _batches(run: PretrainRun) -> list[tuple[Tensor, ...]]:

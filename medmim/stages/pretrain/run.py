@@ -14,7 +14,6 @@ from medmim.config.runs import PretrainSettings
 from medmim.config.study import arm_of
 from medmim.data.loading.patches import SampleRange, batches
 from medmim.encoders.batch_norm import batch_norms, recalibrate_batch_norms
-from medmim.randomness import torch_stream
 from medmim.stages.pretrain.evaluation import PretrainEvaluator
 from medmim.stages.pretrain.setup import PretrainRun, build_pretraining
 from medmim.stages.run_header import cell_lines, network_lines
@@ -22,7 +21,6 @@ from medmim.stages.run_lifecycle import RunResult, last_metrics, train
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.recorder_interface import Recorder, describe
 from medmim.training.callbacks import ValidationCallback
-from medmim.training.cost import cost_of
 from medmim.training.lightning_modules import in_views
 from medmim.training.trainer import FitResult
 
@@ -60,19 +58,12 @@ def pretrain(
 
 
 def _validation(run: PretrainRun, recorder: Recorder, folder: Path, *, resumed: bool) -> ValidationCallback:
-    """Return the evaluation during training; a new run first logs its cost and the initial monitors."""
+    """Return the evaluation during training, which a new run starts before its first step."""
     evaluator = PretrainEvaluator(run, recorder, folder)
     if not resumed:
-        recorder.metrics(_cost(run), step=0)
         evaluator.start()
     times = run.settings.num_evaluations
     return ValidationCallback(evaluator, times=times, budget=run.budget, log=recorder)
-
-
-def _cost(run: PretrainRun) -> dict[str, float]:
-    """Return the size of the method, and the operations of one forward pass with and without it."""
-    images = torch.zeros(run.method.views, run.encoder.in_channels, *run.plan.size)
-    return cost_of(run.method, images, run.module.draw(images, torch_stream(0, "cost"))).as_metrics()
 
 
 def _recalibrate(run: PretrainRun) -> None:
