@@ -7,6 +7,7 @@ The store contains no paths. Folders of datasets are kept next to it, by content
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ Settings = TypeVar("Settings", bound=RunSettings)
 PLACES = "datasets.json"
 _DEFAULT = Path("medmim-data")
 _WEIGHTS_FILE, TARGETS_FILE = "init.txt", "targets.csv"
+_log = logging.getLogger(__name__)
 _RESUMED = "MEDMIM_RESUMED"  # id of the run that the first process resumes, for the other processes
 
 
@@ -142,7 +144,19 @@ def resume_run(
         raise RunError(
             "--resume: the dataset has changed since this run was started: start it again without --resume"
         )
-    return store.resume(run_id, keep_points=True)
+    recorder = store.resume(run_id, keep_points=True)
+    _note_precision(recorder, store.run(run_id).data.tags.get("precision"), settings)
+    return recorder
+
+
+def _note_precision(recorder: Recorder, before: str | None, settings: RunSettings) -> None:
+    """Warn and record that a run continues in another precision, which `auto` chooses by the machine."""
+    from medmim.training.precision import precision_name
+
+    now = precision_name(settings.precision)
+    if before and before.rpartition(" ")[2] != now:
+        _log.warning("this run was trained in %s and continues in %s on this machine", before, now)
+        recorder.tags({"precision": f"{before}, then {now}"})
 
 
 def _is_follower() -> bool:

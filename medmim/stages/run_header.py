@@ -75,7 +75,7 @@ def network_lines(
 
     from medmim.data.loading.preprocessing_plan import voxel_mm
     from medmim.masks.base import cell_words
-    from medmim.training.precision import precision_for
+    from medmim.training.precision import precision_name
 
     patients = len(_patients(volumes))
     size = size_text(plan.size)
@@ -83,7 +83,7 @@ def network_lines(
     if plan.view == "whole":
         patch = f"patch      the whole image, scaled to {size} voxels"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    precision = precision_for(settings.precision).partition("-")[0].replace("32", "fp32")
+    precision = precision_name(settings.precision)
     lines = [
         f"training   {counted(len(volumes), 'volume')} of {counted(patients, 'patient')}",
         patch,

@@ -39,6 +39,7 @@ from medmim.tracking.recorder_interface import MemoryRecorder, Recorder
 from medmim.tracking.sync import BackgroundUploader, server_of
 from medmim.training.budget import Budget
 from medmim.training.callbacks import ValidationCallback
+from medmim.training.precision import precision_name
 from medmim.training.resume.checkpoint_files import remove_states
 from medmim.training.trainer import FitResult, fit
 from medmim.training.weights import reserved_room, save_weights
@@ -97,6 +98,7 @@ class TrainingRun(ABC, Generic[RunSettingsT, ModuleT]):
             "dims": str(self.plan.dims),
             "size": ",".join(map(str, self.plan.size)),
             "budget": next((f"{key}={length:g}{clock}" for key, length in lengths if length), ""),
+            "precision": precision_name(settings.precision),
             "seed": str(settings.seed),
             "dataset": self.dataset.info.name,
             "dataset_hash": self.dataset.info.content_hash,

@@ -23,6 +23,11 @@ def precision_for(setting: str) -> Precision:
     return _precision(setting, gpu=torch.cuda.is_available(), bf16=has_bf16())
 
 
+def precision_name(setting: str) -> str:
+    """Return fp32, bf16 or fp16: the precision of a setting on this machine."""
+    return {"32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}[precision_for(setting)]
+
+
 def _precision(setting: str, *, gpu: bool, bf16: bool) -> Precision:
     if setting == "bf16" or (setting == "auto" and bf16):
         return "bf16-mixed"

@@ -118,6 +118,19 @@ def test_a_process_that_follows_goes_on_with_the_run_of_the_first(home, hold_els
     assert resume_run(store, "pretrain", None, settings=settings, dataset=None).run_id == "along"
 
 
+def test_a_run_that_continues_in_another_precision_says_and_records_it(home, tiny_dataset, caplog):
+    store, dataset = Store(home), read_dataset(tiny_dataset)
+    tags = {"stage": "pretrain", "dataset": "tiny", "dataset_hash": dataset.info.content_hash}
+    run_id = store.begin(experiment="test", name="x", tags={**tags, "precision": "bf16"}).run_id
+    store.recorder(run_id).finish("KILLED")
+    for precision in ("bf16", "fp32", "fp32"):
+        settings = PretrainSettings(precision=precision)
+        resume_run(store, "pretrain", run_id, settings=settings, dataset=dataset).finish("KILLED")
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["this run was trained in bf16 and continues in fp32 on this machine"]
+    assert store.run(run_id).data.tags["precision"] == "bf16, then fp32"
+
+
 def test_one_process_records_its_run_whatever_number_it_was_given(home, monkeypatch):
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 

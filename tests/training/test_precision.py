@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from medmim.training.precision import _precision, autocast, precision_for
+from medmim.training.precision import _precision, autocast, precision_for, precision_name
 
 
 @pytest.mark.parametrize(("setting", "word"), [("fp32", "32-true"), ("bf16", "bf16-mixed")])
 def test_the_precision_setting_is_translated_for_lightning(setting, word):
     assert precision_for(setting) == word
+    assert precision_name(setting) == setting
     assert autocast(setting, torch.device("cpu"))._enabled == (setting == "bf16")
 
 

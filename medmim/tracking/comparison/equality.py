@@ -41,9 +41,9 @@ def fingerprint(run: RunScores) -> str:
 def differences(runs: Sequence[RunScores], *, varied: Collection[str] = ()) -> tuple[str, ...]:
     """Return one sentence for everything that forbids a claim about runs of one stratum.
 
-    These are settings, versions of medmim or the dataset, data of pretraining and test cases that differ,
-    seeds that were run twice with different scores or that no training had, and scores that do not follow
-    from the cases.
+    These are settings, precisions that the machines chose, versions of medmim or the dataset, data of
+    pretraining and test cases that differ, seeds that were run twice with different scores or that no
+    training had, and scores that do not follow from the cases.
 
     Args:
         runs: of one stratum.
@@ -52,10 +52,12 @@ def differences(runs: Sequence[RunScores], *, varied: Collection[str] = ()) -> t
     versions = ((run.arm, run.tags["medmim_version"]) for run in runs if "medmim_version" in run.tags)
     scores = {run.run_id: _score(run) for run in runs}
     sources = ((run.arm, _short(run.pretraining_data)) for run in runs if run.pretraining_data)
+    precisions = ((run.arm, run.tags["precision"]) for run in runs if _chose_precision(run))
     datasets = ((run.arm, run.tags["dataset_hash"][:8]) for run in runs if "dataset_hash" in run.tags)
     return (
         *settings_differences(runs, varied=varied),
         *_unequal("version of medmim", versions),
+        *_unequal("precision of fine-tuning", precisions),
         *_unequal("pretraining data", sources),
         *_unequal("version of the dataset", datasets),
         *_case_differences(runs),
@@ -63,6 +65,10 @@ def differences(runs: Sequence[RunScores], *, varied: Collection[str] = ()) -> t
         *_false_seeds(runs),
         *_contradicting_scores(runs, scores),
     )
+
+
+def _chose_precision(run: RunScores) -> bool:
+    return "precision" in run.tags and (run.settings or {}).get("precision", "auto") == "auto"
 
 
 def settings_differences(runs: Sequence[RunScores], *, varied: Collection[str] = ()) -> tuple[str, ...]:

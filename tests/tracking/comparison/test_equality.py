@@ -130,6 +130,16 @@ def test_versions_of_medmim_and_data_of_pretraining_count():
     )
 
 
+def test_precisions_that_two_machines_chose_count():
+    runs = [changed(made("scratch"), precision="fp32"), changed(made("a"), precision="bf16"), made("b")]
+    assert differences(runs) == ("precision of fine-tuning: bf16 (a); fp32 (scratch)",)
+    given = [
+        changed(made(arm, settings={"precision": word}), precision=word)
+        for arm, word in (("scratch", "fp32"), ("a", "bf16"))
+    ]
+    assert not any("precision of fine-tuning" in line for line in differences(given))  # said of the setting
+
+
 def test_a_pretraining_that_continues_another_one_differs_from_one_that_does_not():
     continued = {**PRETRAINED, "init": "imagenet.pth"}
     runs = [made("a", pretraining={**PRETRAINED, "init": "scratch"}), made("b", pretraining=PRETRAINED)]
