@@ -14,7 +14,8 @@ from medmim.cli.options import home, json_option, print_result
 def command(*, yes: bool, dry_run: bool, as_json: bool) -> None:
     """List files that no run needs any more, and remove them with --yes.
 
-    These are weights and artifacts of deleted runs, and timings of studies that were stopped.
+    These are weights and artifacts of deleted runs without a registered model, and timings of studies that
+    were stopped.
     """
     from medmim.stages.clean import leftovers, remove
 

@@ -57,12 +57,17 @@ def delete_runs(words: Sequence[str], *, home: Path) -> list[ListedRun]:
 def leftovers(home: Path) -> list[Leftover]:
     """Return what can be removed: weights and artifacts of deleted runs, and timings of stopped studies.
 
+    Files of a deleted run whose registered model still exists are not listed, because the model needs them.
     The cache of preprocessed volumes is not listed: it has a limit of its own (`cache_disk_gb`).
     """
     active = run_ids(home)
     folders = [*(home / "checkpoints").glob("*"), *(home / "artifacts").glob("*/*")]
     of_runs = [path for path in sorted(folders) if path.is_dir() and _RUN_ID.fullmatch(path.name)]
     orphans = [path for path in of_runs if path.name not in active]
+    registered = {
+        name for name in {path.name for path in orphans} if list_models(home, ModelFilter(run_id=name))
+    }
+    orphans = [path for path in orphans if path.name not in registered]
     found = [
         Leftover(path, _size(path), "its run was deleted") for path in orphans if not files.is_locked(path)
     ]

@@ -7,6 +7,7 @@ from medmim.cli import main
 from medmim.errors import RunError
 from medmim.stages.clean import delete_runs, leftovers, remove
 from medmim.stages.store_listing import list_runs
+from medmim.tracking.mlflow_store import Store
 
 
 def test_deleted_runs_are_gone_and_their_files_removed(stored):
@@ -27,6 +28,18 @@ def test_deleted_runs_are_gone_and_their_files_removed(stored):
     assert left.path.exists()
     assert remove([left]) == 1000
     assert CliRunner().invoke(main, ["clean"]).stdout == "nothing to remove\nnext  medmim runs\n"
+
+
+def test_the_weights_of_a_registered_model_stay_when_its_run_is_deleted(stored):
+    home, _, tuned, _ = stored
+    weights = home / "checkpoints" / tuned / "weights.safetensors"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    weights.write_bytes(bytes(10))
+    client = Store(home).client
+    client.delete_run(tuned)
+    assert leftovers(home) == []
+    client.delete_model_version("scans-segment", "1")
+    assert weights.parent in {one.path for one in leftovers(home)}
 
 
 def test_the_folder_of_registered_models_is_no_leftover(tmp_path):
