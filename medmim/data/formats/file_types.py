@@ -156,6 +156,7 @@ def skip_reason(head: bytes, name: str) -> str:
         "lidc_xml_not_supported": b"LidcReadMessage" in head,
         "picture": head.startswith(_PICTURES) or (lower.endswith((".ppm", ".pgm")) and head[:1] == b"P"),
         "arrays": lower.endswith((".npz", ".npy")),
+        "spreadsheet": lower.endswith((".xlsx", ".xls", ".ods")),
         "archive": head.startswith(_ARCHIVES) or head[257:262] == b"ustar",
         "archive_not_supported": head.startswith(_OTHER_ARCHIVES),
     }

@@ -86,8 +86,7 @@ def layout_warnings(
     labels += sum(bool(case.labels) for case in layout.cases) if layout and not made else 0
     if not labels and unused:
         warnings.append({"kind": "no_label_used", "files": unused})
-    if unused := sum(row.reason.startswith(_UNUSED_NOTES) for row in rows if row.reason != "unusable_array"):
-        warnings.append({"kind": "annotations_not_used", "files": unused})
+    warnings += _unused_tables(rows)
     warnings += _unread_entries([row.measured for row in rows if row.reason == "annotations"])
     if boxes := sum(int(row.measured.get("boxes_of_another_size", 0)) for row in rows):
         warnings.append({"kind": "boxes_of_another_size", "boxes": boxes})
@@ -109,6 +108,14 @@ def layout_warnings(
     if nameless := sum(row.reason.endswith("without_patient") for row in rows):
         warnings.append({"kind": "no_patient_id", "files": nameless})
     return tuple(warnings)
+
+
+def _unused_tables(rows: Sequence[LedgerRow]) -> list[dict[str, Any]]:
+    """Return warnings about annotation files and spreadsheets that are not used."""
+    notes = sum(row.reason.startswith(_UNUSED_NOTES) for row in rows if row.reason != "unusable_array")
+    sheets = sum(row.reason == "spreadsheet" for row in rows)
+    counts = {"annotations_not_used": notes, "spreadsheets_not_read": sheets}
+    return [{"kind": kind, "files": count} for kind, count in counts.items() if count]
 
 
 def _inverted_display(made: Sequence[IngestedVolume]) -> list[dict[str, Any]]:

@@ -44,6 +44,8 @@ _TEXTS = {
     "classes_of_single_images": "{classes:class|classes} for {images:image}: if they are numbers such as "
     "ages, train with medmim finetune regress --targets TABLE --column NAME; if they are patients, leave out "
     "--class-folders",
+    "spreadsheets_not_read": "{files:spreadsheet} not read: if it is a table of classes, boxes or patients, "
+    "save it as CSV (UTF-8) and ingest again",
     "inverted_display": "{volumes:image} of {total} with MONOCHROME1, where larger values are shown darker: "
     "values are kept as they are stored; leave the files out, or convert them, unless all images are alike",
     "boxes_without_class": "tables of boxes have no known column of classes, but {columns:column} of words: "

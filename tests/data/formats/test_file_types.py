@@ -40,6 +40,7 @@ def test_kinds(head, name, kind):
         (b"\x89PNG", "a", "picture"),
         (b"PK\x03\x04", "a.npz", "arrays"),
         (b"PK\x03\x04", "a.zip", "archive"),
+        (b"PK\x03\x04", "labels.xlsx", "spreadsheet"),
         (b"Rar!", "a.rar", "archive_not_supported"),
         (b"hello", "a.txt", "not_dicom"),
     ],

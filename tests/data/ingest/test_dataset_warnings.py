@@ -149,6 +149,15 @@ def test_classes_without_plain_names_and_unknown_columns_of_classes_are_reported
     assert {box.name for one in dataset.volumes for box in one.boxes} == {"class 1", "class 2"}
 
 
+def test_spreadsheets_are_reported(tmp_path, run):
+    for number in range(3):
+        save_picture(tmp_path / "in" / f"{number}.png", number)
+    (tmp_path / "in/labels.xlsx").write_bytes(b"PK\x03\x04" + bytes(99))
+    info = run().info
+    assert {"kind": "spreadsheets_not_read", "files": 1} in info.warnings
+    assert info.reasons["spreadsheet"] == 1
+
+
 def test_doubtful_classes_are_reported(tmp_path, run):
     for number in range(12):
         save_picture(tmp_path / "in" / f"{number}.png", number)

@@ -22,6 +22,7 @@ from medmim.data.ingest.warning_texts import warning_text
             "classes are those of the column 'type' of the table, which has other",
         ),
         ({"kind": "classes_of_single_images", "classes": 12, "images": 12}, "12 classes for 12 images"),
+        ({"kind": "spreadsheets_not_read", "files": 1}, "1 spreadsheet not read: if it is a table"),
         ({"kind": "inverted_display", "volumes": 1, "total": 3}, "1 image of 3 with MONOCHROME1"),
         ({"kind": "mixed_units", "modality": "PT", "listed": "bqml 1, gml 1"}, "values of PT volumes"),
         ({"subjects": ["a", "b"], "splits": ["train"], "volumes": ["v"], "kind": "x"}, "same voxels under 2"),
