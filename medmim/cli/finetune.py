@@ -60,6 +60,7 @@ Examples:
 @click.option(
     "--num-labelled", type=int, help="Train on this many labelled patients; a larger number includes them."
 )
+@click.option("--labelled", type=int, hidden=True)  # the name of 0.1.0, accepted for one release
 @click.option(
     "--label-fraction",
     type=float,

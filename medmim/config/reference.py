@@ -36,7 +36,7 @@ _INTRODUCTION = """\
 
 Every setting, generated from the code (`medmim settings segment` prints the same). Change one with
 `--set name=value`, in a YAML file (`--config FILE`), or as a keyword argument in Python; later ones win:
-defaults, the preset of the task, `--config`, flags, `--set`. A `--set` that replaces a flag is said.
+defaults, the preset of the task, `--config`, flags, `--set`. A `--set` that replaces a flag is reported.
 An empty default means: chosen from the dataset.
 Where you set nothing, the recipe (`medmim plan segment`) chooses encoder, size, spacing, batch size and
 length from data and machine instead.

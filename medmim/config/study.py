@@ -72,6 +72,20 @@ class StudySettings(FileSettings):
         stages = [f"`{name}:`" for name, kind in kinds if key in kind.model_fields]
         return f"belongs under {' or '.join(stages)}" if stages else None
 
+    @classmethod
+    def with_current_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace names of 0.1.0, also in the settings of arms and stages."""
+        result = super().with_current_names(values)
+        for key, kind in (("pretrain", PretrainSettings), ("finetune", FinetuneSettings)):
+            if isinstance(result.get(key), Mapping):
+                result[key] = kind.with_current_names(result[key])
+        if isinstance(result.get("arms"), list | tuple):
+            result["arms"] = [
+                PretrainSettings.with_current_names(arm) if isinstance(arm, Mapping) else arm
+                for arm in result["arms"]
+            ]
+        return result
+
 
 @dataclass(frozen=True)
 class StudyTrial:

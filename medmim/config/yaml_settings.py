@@ -5,6 +5,7 @@ Precedence, lowest first: defaults, preset of the task, `--config FILE`, flags, 
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from medmim import files
 from medmim.config.own_code import trust_settings
 from medmim.config.replaced_settings import Replacements, merge, nested
 from medmim.errors import SettingsError, did_you_mean
+
+_LOG = logging.getLogger(__name__)
 
 _EXPECTED = {  # what pydantic's types of errors mean to people who write YAML
     **dict.fromkeys(("tuple_type", "list_type", "set_type"), "expected a list, such as [1, 2]"),
@@ -34,8 +37,8 @@ class FileSettings(BaseModel):
 
     Attributes:
         presets: folder below configs/ with the presets of this model.
-        renamed: settings in runs of 0.1.0 → today's names.
-        renamed_inside: for a setting, its values (or keys of a mapping) in runs of 0.1.0 → today's.
+        renamed: settings of 0.1.0 that are accepted for one release → today's names.
+        renamed_inside: for a setting, values (or keys of a mapping) of 0.1.0 → today's.
         newer: settings of later versions, which digests of trainings contain only if they are set.
     """
 
@@ -47,14 +50,21 @@ class FileSettings(BaseModel):
 
     @classmethod
     def with_current_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the stored settings of a run, which may be one of 0.1.0, under today's names."""
-        named = {cls.renamed.get(key, key): value for key, value in values.items()}
-        return {key: _exchanged(value, cls.renamed_inside.get(key, {})) for key, value in named.items()}
+        """Replace names of 0.1.0 and print a line with the new name for each; a later duplicate wins."""
+        result: dict[str, Any] = {}
+        for key, value in _renamed(values, cls.renamed, where="setting").items():
+            result[key] = _renamed_value(value, cls.renamed_inside.get(key, {}), where=key)
+        return result
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, values: Any) -> Any:
+        return cls.with_current_names(values) if isinstance(values, Mapping) else values
 
     @classmethod
     def place_of(cls, key: str) -> str | None:
         """Return where a setting belongs that this model does not have; None if that is unknown."""
-        return f"is called '{cls.renamed[key]}'" if key in cls.renamed else None
+        return None
 
     @property
     def newer_defaults(self) -> set[str]:
@@ -74,6 +84,24 @@ class FileSettings(BaseModel):
         }
         values = self.model_dump(mode="json", exclude=exclude | self.newer_defaults)
         return {old.get(key, key): _exchanged(value, inside.get(key, {})) for key, value in values.items()}
+
+
+def _renamed(values: Mapping[str, Any], table: Mapping[str, str], *, where: str) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in table:
+            _LOG.warning(
+                "%s '%s' is now called '%s'; this release still accepts the old name", where, key, table[key]
+            )
+        result.pop(table.get(key, key), None)
+        result[table.get(key, key)] = value
+    return result
+
+
+def _renamed_value(value: Any, table: Mapping[str, str], *, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return _renamed(value, table, where=where)
+    return next(iter(_renamed({value: None}, table, where=where))) if isinstance(value, str) else value
 
 
 def _exchanged(value: Any, table: Mapping[str, str]) -> Any:
@@ -105,10 +133,10 @@ def resolve(
     """
     values: dict[str, Any] = {}
     if base is not None and base in presets(kind):
-        merge(values, read_yaml(presets(kind)[base]))
+        merge(values, kind.with_current_names(read_yaml(presets(kind)[base])))
     if config is not None:
-        merge(values, read_yaml(find_config(config, kind)))
-    given = {key: value for key, value in (flags or {}).items() if value is not None}
+        merge(values, kind.with_current_names(read_yaml(find_config(config, kind))))
+    given = kind.with_current_names({key: one for key, one in (flags or {}).items() if one is not None})
     merge(values, given)
     replaced = Replacements(given)
     for word in overrides:
@@ -116,8 +144,8 @@ def resolve(
         if not equals:
             raise SettingsError(f"--set {word}: expected key=value, such as --set batch_size=2")
         key, value = key.strip().replace("-", "_"), parse_yaml(text, where=f"--set {key}")
-        merge(values, nested(values, key, value))
-        replaced.log(key, value, word=f"--set {word}")
+        merge(values, kind.with_current_names(nested(values, key, value)))
+        replaced.log(kind.renamed.get(key, key), value, word=f"--set {word}")
     try:
         settings = kind.model_validate(values)
     except ValidationError as error:

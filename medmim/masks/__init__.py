@@ -6,6 +6,7 @@ to `configs/pretrain`. The contract tests run over the table.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -46,11 +47,14 @@ def build_mask(name: str, *, ratio: float, **options: Any) -> Mask:
         name: a key of `MASKS`, or `module:callable`.
         ratio: share of cells to hide, between 0 and 1, both excluded.
         **options: further fields of that mask. `rule` of tissue is the name of a mask, `masks` of combined a
-            mapping from names to weights.
+            mapping from names to weights. `up_to` is the name of `max_ratio` before version 0.2.
 
     Raises:
         UsageError: for an unknown name or option, or a ratio out of range.
     """
+    if "up_to" in options:
+        warnings.warn("mask option up_to is now max_ratio; the old name will be removed", FutureWarning, 2)
+        options["max_ratio"] = options.pop("up_to")
     if ":" in name:
         return load_custom_mask(name, ratio=ratio, options=options)
     if name not in MASKS:
@@ -70,6 +74,8 @@ def _weighted_masks(weights: Any, ratio: float) -> tuple[tuple[Mask, float], ...
         raise UsageError("mask option masks: expected names with weights, such as {mesh: 2, random: 1}")
     return tuple((build_mask(name, ratio=ratio), float(weight)) for name, weight in weights.items())
 
+
+Draw = MaskRequest  # its name before version 0.2, which users' own masks may import
 
 __all__ = [
     "MASKS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import isclass, signature
@@ -78,7 +79,7 @@ def load_custom_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> 
             f"function of (request{''.join(f', {name}' for name in rest)})"
         ) from error
     if subclass:
-        return _with_checked_ranks(found, path)(ratio=ratio, **options)
+        return _with_checked_ranks(_accept_old_flag(found), path)(ratio=ratio, **options)
     return CustomMask(ratio=ratio, **common, rule=found, options=rest, name=path)
 
 
@@ -89,3 +90,15 @@ def _with_checked_ranks(mask: type[Mask], path: str) -> type[Mask]:
         return checked_ranks(mask.rank(self, request), request, name=path)
 
     return type(mask.__name__, (mask,), {"rank": rank, "__doc__": mask.__doc__})
+
+
+def _accept_old_flag(mask: type[Mask]) -> type[Mask]:
+    """Read `looks_at_tissue`, the name of `uses_tissue` before version 0.2, from a user's own class."""
+    if "looks_at_tissue" in vars(mask):
+        warnings.warn(
+            "Mask.looks_at_tissue is now uses_tissue; the old name will be removed",
+            FutureWarning,
+            stacklevel=3,
+        )
+        mask.uses_tissue = bool(vars(mask)["looks_at_tissue"])
+    return mask

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -14,6 +16,16 @@ from torch import Tensor
 from medmim.shapes import Ranks, Size
 
 Weights = Float[Tensor, "batch *grid"]
+
+_OLD_NAMES = {
+    "hide": "num_hidden",
+    "below": "integers_below",
+    "order": "scan_order",
+    "places": "coordinates",
+    "mirrored_places": "mirrored_coordinates",
+    "along": "along_axis",
+    "each": "per_sample",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +43,14 @@ class MaskRequest:
     num_hidden: int
     generator: torch.Generator
     weight: Weights | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute by its name before version 0.2, which users' own masks may still use."""
+        if name not in _OLD_NAMES:
+            raise AttributeError(f"'MaskRequest' has no attribute '{name}'")
+        message = f"MaskRequest.{name} is now {_OLD_NAMES[name]}; the old name will be removed"
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        return getattr(self, _OLD_NAMES[name])
 
     @property
     def dims(self) -> int:

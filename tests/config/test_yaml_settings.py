@@ -218,18 +218,47 @@ def test_an_unknown_key_with_dots_is_told_the_nearest():
 
 
 @pytest.mark.parametrize(("kind", "old", "value", "new"), OLD_NAMES)
-def test_a_stored_setting_of_0_1_0_has_its_new_name_and_a_given_one_is_told_it(kind, old, value, new):
-    assert kind.with_current_names({old: value, "lr": 0.1}) == {new: value, "lr": 0.1}
-    with pytest.raises(SettingsError, match=f"^settings: '{old}' is called '{new}'$"):
-        resolve(kind, overrides=[f"{old}={value}"])
+def test_a_setting_of_0_1_0_is_accepted_with_a_line_that_names_the_new_one(
+    kind, old, value, new, tmp_path, caplog
+):
+    given = {old: value}
+    ways = [
+        resolve(kind, config=write(tmp_path, f"{old}: {value}")),
+        resolve(kind, overrides=[f"{old}={value}"]),
+        resolve(kind, flags=given),
+        kind.model_validate(given),  # the stored settings of an earlier run
+    ]
+    assert [getattr(settings, new) for settings in ways] == [value] * 4
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [f"setting '{old}' is now called '{new}'; this release still accepts the old name"] * 4
 
 
-def test_stored_values_and_mask_options_of_0_1_0_have_their_new_names():
-    assert FinetuneSettings.with_current_names({"tune": "probe"}) == {"mode": "linear_probe"}
-    stored = {"mask_options": {"up_to": 0.9, "rounding": "mae"}}
-    assert PretrainSettings.with_current_names(stored) == {
-        "mask_options": {"max_ratio": 0.9, "rounding": "mae"}
-    }
+def test_renamed_values_and_mask_options_are_accepted(caplog):
+    assert resolve(FinetuneSettings, overrides=["tune=probe"]).mode == "linear_probe"
+    settings = resolve(PretrainSettings, overrides=["mask_options.up_to=0.9"])
+    assert settings.mask_options == {"max_ratio": 0.9}
+    lines = [record.getMessage() for record in caplog.records]
+    assert "mode 'probe' is now called 'linear_probe'; this release still accepts the old name" in lines
+    assert "mask_options 'up_to' is now called 'max_ratio'; this release still accepts the old name" in lines
+
+
+def test_a_later_source_overrides_a_setting_under_either_name(tmp_path):
+    config = write(tmp_path, "num_labelled: 5\nevaluations: 3\n")
+    settings = resolve(FinetuneSettings, config=config, overrides=["labelled=7", "num_evaluations=4"])
+    assert (settings.num_labelled, settings.num_evaluations) == (7, 4)
+
+
+def test_studies_accept_old_names_in_arms_and_stages():
+    study = StudySettings.model_validate(
+        {
+            "arms": [{"mask_options": {"up_to": 0.9}}],
+            "pretrain": {"evaluations": 1},
+            "finetune": {"tune": "probe", "labelled": 3},
+        }
+    )
+    assert study.arms == ({"mask_options": {"max_ratio": 0.9}},)
+    assert study.pretrain == {"num_evaluations": 1}
+    assert study.finetune == {"mode": "linear_probe", "num_labelled": 3}
 
 
 def test_yaml_aliases_that_expand_to_a_huge_document_are_rejected(tmp_path):

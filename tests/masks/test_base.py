@@ -72,6 +72,12 @@ def test_images_that_the_grid_does_not_divide_are_rejected(space):
         hidden_voxels(torch.zeros(1, 4, 4, dtype=torch.bool), space)
 
 
+def test_the_old_name_of_a_ratio_range_is_accepted():
+    with pytest.warns(FutureWarning, match="mask option up_to is now max_ratio"):
+        mask = build_mask("mesh", ratio=0.5, up_to=0.8)
+    assert mask.max_ratio == 0.8
+
+
 @pytest.mark.parametrize(
     ("cells", "ratio"), [(196, 0.75), (36, 0.6), (49, 0.7), (10, 0.7), (100, 0.29), (27, 0.9)]
 )

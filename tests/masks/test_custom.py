@@ -11,7 +11,7 @@ from medmim.masks import build_mask
 SOURCE = """
 import torch
 from dataclasses import dataclass
-from medmim.masks import Mask, MaskRequest
+from medmim.masks import Draw, Mask, MaskRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,15 @@ class BooleanRanks(Mask):
         return request.noise() > 0.5
 
 
+@dataclass(frozen=True, kw_only=True)
+class OldFirstRows(Mask):  # written for version 0.1
+    looks_at_tissue = True
+
+    def rank(self, draw: Draw):
+        order = 1 - draw.scan_order(draw.coordinates()).expand(draw.batch, *draw.grid)
+        return order + 0 * draw.hide
+
+
 number = 5
 """
 
@@ -66,6 +75,14 @@ def draw(mask, **given):
 def test_a_subclass_of_mask_is_built_with_its_options():
     assert draw(build_mask("own_masks:FirstRows", ratio=0.5))[:, :2].all()
     assert draw(build_mask("own_masks:FirstRows", ratio=0.5, last=True))[:, 2:].all()
+
+
+def test_names_of_version_0_1_are_accepted_with_a_warning():
+    with pytest.warns(FutureWarning, match="looks_at_tissue is now uses_tissue"):
+        mask = build_mask("own_masks:OldFirstRows", ratio=0.5)
+    with pytest.warns(FutureWarning, match="MaskRequest.hide is now num_hidden"):
+        assert draw(mask)[:, :2].all()
+    assert mask.uses_tissue
 
 
 def test_a_function_ranks_cells_and_receives_the_weights():

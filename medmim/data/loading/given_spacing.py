@@ -10,8 +10,7 @@ from medmim.errors import ShapeError
 
 Spacing = tuple[float, float, float]
 
-
-_FEWEST = 2
+_FEWEST = 2  # voxels along an axis
 
 
 def largest_extents(shapes: np.ndarray, spacings: np.ndarray, across: np.ndarray | None) -> np.ndarray:
