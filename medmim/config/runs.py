@@ -40,7 +40,7 @@ class RunSettings(FileSettings):
         encoder: name in the table of encoders, or module:callable.
         encoder_options: options of the encoder, such as `filters` of dynunet.
         steps, epochs, minutes: length of training; give at most one.
-        time_source: what `minutes` measures: wall time, or processor time, which other programs do not use up.
+        time_source: what `minutes` measures: wall time, or processor time, which other work does not use.
         batch_size: patches per batch and device.
         accumulate: number of batches whose gradients are summed into one optimizer step. Memory use is that
             of one batch; batch norm sees one batch.
