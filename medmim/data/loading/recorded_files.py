@@ -56,7 +56,7 @@ def refuse_changed_labels(root: Path, volumes: Sequence[VolumeRecord]) -> None:
     if changed:
         raise DataError(
             f"{counted(len(changed), 'label was', 'labels were')} changed after ingestion, such as "
-            f"'{root / changed[0]}': restore them (`medmim verify` lists them), or change the source and run "
+            f"'{root / changed[0]}': restore each (`medmim verify` lists all), or change the source and run "
             "`medmim ingest` again",
             reason="damaged_dataset",
         )

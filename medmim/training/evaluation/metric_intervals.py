@@ -127,8 +127,8 @@ def interval(
     """Return the interval of one metric, given its values `without` each patient; None if one defines it.
 
     Patients whose removal changes nothing, such as those without the class, are not counted. If all have the
-    worst or the best score, the interval is that of a proportion (Clopper and Pearson, Biometrika 26, 1934)
-    of the patients, or of those with the rarest class.
+    same score, the interval allows for a share of others, which have the worst or the best one: that of a
+    proportion (Clopper and Pearson, Biometrika 26, 1934) of the patients, or of those with the rarest class.
 
     Args:
         sizes: of the classes that the metric is about; an AUROC of one or two has Newcombe's interval.
@@ -140,12 +140,12 @@ def interval(
     of_two_classes = len(sizes) == 1 or (len(sizes) == 2 and sizes[0] == sizes[1][::-1])
     if of_two_classes and key.removeprefix("patient_").startswith(_AUROC):
         return _lower_end(value, *sizes[0]), 1 - _lower_end(1 - value, *sizes[0])
-    if value in bounds:
+    if value in bounds or np.allclose(found, value, rtol=0, atol=1e-12):
         patients = min([len(found), *(positive for positive, _ in sizes)])
-        shortfall = (bounds[1] - bounds[0]) * (1 - _TAIL ** (1 / patients))
-        if not math.isfinite(shortfall):
+        others = 1 - _TAIL ** (1 / patients)
+        if not math.isfinite(bounds[1] - bounds[0]):
             return None
-        return (value, value + shortfall) if value == bounds[0] else (value - shortfall, value)
+        return value - others * (value - bounds[0]), value + others * (bounds[1] - value)
     error = math.sqrt(((found - found.mean()) ** 2).sum() * (len(found) - 1) / len(found))
     freedom = _degrees_of_freedom(found[~np.isclose(found, value, rtol=0, atol=1e-12)])
     binomial = key.removeprefix("patient_").startswith(_BINOMIAL)

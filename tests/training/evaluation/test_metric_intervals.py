@@ -146,6 +146,14 @@ def test_a_perfect_score_of_all_patients_has_the_interval_of_a_proportion():
     assert interval("hd95_mm", 0.0, [0.0] * 10) is None
 
 
+def test_one_score_of_all_patients_allows_for_a_share_of_others():
+    """Six patients of lesion F1 0.5: as many others as six without one allow, at 0 or at 1."""
+    share = 1 - stats.binomtest(6, 6).proportion_ci(0.95, "exact").low
+    assert interval("lesion_f1", 0.5, [0.5] * 6) == pytest.approx((0.5 - share / 2, 0.5 + share / 2))
+    assert interval("accuracy", 0.75, [0.75] * 6) == pytest.approx((0.75 * (1 - share), 0.75 + share / 4))
+    assert interval("hd95_mm", 2.0, [2.0] * 6) is None
+
+
 @pytest.mark.parametrize(
     ("key", "quantile"), [("accuracy", stats.norm.isf(0.025)), ("f1_a", stats.t.isf(0.025, 9))]
 )
