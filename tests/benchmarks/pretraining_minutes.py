@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 
 import medmim
@@ -95,16 +94,19 @@ def same_curve(table: pd.DataFrame, given: argparse.Namespace) -> pd.Series:
 
 
 def draw(table: pd.DataFrame, picture: Path) -> None:
-    """Draw every fine-tuning and the mean of each length against the minutes of pretraining."""
+    """Draw every fine-tuning, and the mean with the mean interval over patients, against the minutes."""
     scores = table.groupby("pretrain_minutes")["dice"].apply(list)
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     places = [place for place, found in enumerate(scores) for _ in found]
     axes.plot(places, scores.explode(), "o", color="0.6", label="one fine-tuning")
-    axes.plot(range(len(scores)), scores.map(np.mean), "-s", label="mean")
+    means = table.groupby("pretrain_minutes")[["dice", "low", "high"]].mean()
+    reach = [means["dice"] - means["low"], means["high"] - means["dice"]]
+    label = "mean, 95 % interval over patients"
+    axes.errorbar(range(len(means)), means["dice"], yerr=reach, fmt="-s", capsize=4, label=label)
     axes.set_xticks(range(len(scores)), [f"{minutes:g}" for minutes in scores.index])
     axes.set_xlabel("minutes of pretraining (processor time)")
     axes.set_ylabel("mean Dice of the test patients")
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=2)
     figure.savefig(picture, dpi=120)
     plt.close(figure)
 
