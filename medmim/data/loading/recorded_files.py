@@ -49,7 +49,9 @@ def refuse_changed_labels(root: Path, volumes: Sequence[VolumeRecord]) -> None:
     """
     recorded = {one.label: one.label_sha256 for one in volumes if one.label and one.label_sha256}
     ingested = (root / "dataset.json").stat().st_mtime_ns
-    newer = [name for name in recorded if (root / name).is_file() and _written(root / name) > ingested]
+    newer = [
+        name for name in recorded if (root / name).is_file() and (root / name).stat().st_mtime_ns > ingested
+    ]
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(lambda name: files.sha256_of(root / name), newer))
     changed = [name for name, digest in zip(newer, found, strict=True) if digest != recorded[name]]
@@ -60,7 +62,3 @@ def refuse_changed_labels(root: Path, volumes: Sequence[VolumeRecord]) -> None:
             "`medmim ingest` again",
             reason="damaged_dataset",
         )
-
-
-def _written(path: Path) -> int:
-    return path.stat().st_mtime_ns
