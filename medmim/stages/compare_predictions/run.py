@@ -29,7 +29,7 @@ from medmim.stages.compare_predictions.number_tables import COLUMN, score_number
 from medmim.tracking.comparison.findings import find
 from medmim.tracking.comparison.report import write_report
 from medmim.tracking.comparison.runs import RunScores
-from medmim.tracking.statistics.seed_variance import SeedVariance, mean_interval
+from medmim.training.evaluation.metric_intervals import interval
 
 
 @dataclass(frozen=True)
@@ -125,15 +125,14 @@ def described_rows(sets: Sequence[PredictionSet], scored: ScoredPredictions) -> 
         for title, key in scored.described.items():
             values = _by_patient(rows, key)
             known = [row for row in rows if row.get(key) is not None]
-            several = mean_interval(np.array([values]), SeedVariance()) if values else None
-            low, high = several or (np.nan, np.nan)
-            low, high = max(low, 0.0), high if key.endswith("_mm") else min(high, 1.0)
+            without = [(sum(values) - one) / max(len(values) - 1, 1) for one in values]
+            ends = interval(key, float(np.mean(values)), without) if values else None
             table.append(
                 {
                     "tool": tool,
                     "metric": title,
                     "mean": f"{np.mean(values):.4f}" if values else "–",
-                    "95 % interval": f"{low:.4f} … {high:.4f}" if several else "–",
+                    "95 % interval": f"{ends[0]:.4f} … {ends[1]:.4f}" if ends else "–",
                     "patients": str(len(values)),
                     "undefined": f"{len(rows) - len(known)} of {len(rows)}",
                 }

@@ -2,9 +2,10 @@
 
 The standard error of a metric is the jackknife's, with one patient left out at a time. Means of patients'
 scores (Dice, distances) have Student's t on a scale without bounds (logit for scores from 0 to 1, logarithm
-for distances). Metrics of counts over all patients (accuracy, F1, average precision) have Wilson's interval
-of a proportion (JASA 1927) with the effective number of patients that the standard error implies (Korn and
-Graubard, Survey Methodology 1998). The degrees of freedom allow for heavy tails (Box, Biometrika 1953).
+for distances, which have no interval from fewer than six patients and else none beyond the patients' values).
+Metrics of counts over all patients (accuracy, F1, average precision) have Wilson's interval of a proportion
+(JASA 1927) with the effective number of patients that the standard error implies (Korn and Graubard, Survey
+Methodology 1998). The degrees of freedom allow for heavy tails (Box, Biometrika 1953).
 The AUROC of a class, or of two, has Newcombe's interval (Statistics in Medicine 25, 2006, part 2, method 5):
 a standard error from a few patients of a rare class is too uncertain. `docs/results/metric_intervals.json`
 shows how often the intervals cover the true value.
@@ -34,6 +35,7 @@ _OVER_CLASSES = (*_AUROC, "macro_f1", "balanced_accuracy")
 _OF_CLASS = ("auroc_", "f1_")  # and its name
 _OF_COUNTS = (*_BINOMIAL, "f1", "macro_f1", "ap50", "froc")  # of all patients, not their means
 _MEANS = ("dice", "surface_dice", "lesion_")  # of patients
+_FEWEST = 6  # patients; all of five are on one side of their median by chance in 2 / 2^5 = 6 % of test sets
 _FAILED_SHARE = 0.5  # of the mean; a patient with less failed
 _RANGES = {  # of metrics that are not from 0 to 1, by the start of their names
     "hd95_mm": (0.0, math.inf),
@@ -129,6 +131,8 @@ def interval(
     Patients whose removal changes nothing, such as those without the class, are not counted. If all have the
     same score, the interval allows for a share of others, which have the worst or the best one: that of a
     proportion (Clopper and Pearson, Biometrika 26, 1934) of the patients, or of those with the rarest class.
+    A metric with one bound, such as a distance, has none from fewer than six patients, and else ends at their
+    lowest and highest value: on a logarithmic scale one outlier would reach beyond any image.
 
     Args:
         sizes: of the classes that the metric is about; an AUROC of one or two has Newcombe's interval.
@@ -140,19 +144,25 @@ def interval(
     of_two_classes = len(sizes) == 1 or (len(sizes) == 2 and sizes[0] == sizes[1][::-1])
     if of_two_classes and key.removeprefix("patient_").startswith(_AUROC):
         return _lower_end(value, *sizes[0]), 1 - _lower_end(1 - value, *sizes[0])
-    if value in bounds or np.allclose(found, value, rtol=0, atol=1e-12):
+    counted = found[~np.isclose(found, value, rtol=0, atol=1e-12)]
+    unbounded = sum(map(math.isinf, bounds))  # ends of the range
+    if len(counted) < (0, _FEWEST, 1)[unbounded]:
+        return None
+    if value in bounds or not len(counted):
         patients = min([len(found), *(positive for positive, _ in sizes)])
         others = 1 - _TAIL ** (1 / patients)
-        if not math.isfinite(bounds[1] - bounds[0]):
-            return None
         return value - others * (value - bounds[0]), value + others * (bounds[1] - value)
     error = math.sqrt(((found - found.mean()) ** 2).sum() * (len(found) - 1) / len(found))
-    freedom = _degrees_of_freedom(found[~np.isclose(found, value, rtol=0, atol=1e-12)])
+    freedom = _degrees_of_freedom(counted)
     binomial = key.removeprefix("patient_").startswith(_BINOMIAL)
     reach = float(stats.norm.isf(_TAIL) if binomial else stats.t.isf(_TAIL, freedom))
     if key.removeprefix("patient_").startswith(_OF_COUNTS) and error:
         return _wilson(value, value * (1 - value) / error**2, reach)
-    return _bounded(value, reach * error, *bounds)
+    low, high = _bounded(value, reach * error, *bounds)
+    if unbounded == 1:  # no further than the patients' values, which follow where the metric is their mean
+        scores = [value, *(len(counted) * value - (len(counted) - 1) * counted).tolist()]
+        low, high = max(low, min(scores)), min(high, max(scores))
+    return low, high
 
 
 def _lower_end(auroc: float, positive: int, negative: int) -> float:

@@ -7,8 +7,9 @@ from click.testing import CliRunner
 
 from medmim.cli import main
 from medmim.errors import UsageError
+from medmim.stages.compare_predictions.cases import PredictionSet, ScoredPredictions
 from medmim.stages.compare_predictions.label_maps import MapOptions
-from medmim.stages.compare_predictions.run import compare_predictions
+from medmim.stages.compare_predictions.run import compare_predictions, described_rows
 
 
 def quiet(*_):
@@ -58,6 +59,16 @@ def test_the_report_names_no_case(root):
         "mean Dice over the cases that every tool has",
     ):
         assert words in page
+
+
+def test_the_interval_of_a_described_distance_stays_inside_the_patients_values(tmp_path):
+    """It started below 0 or ended beyond the image, as a mean minus or plus t times its error does."""
+    values = [2.1, 3.4, 2.2, 4.0, 3.1, 61.0]
+    rows = tuple({"patient": f"p{who}", "hd95_mm": value} for who, value in enumerate(values))
+    for count, interval in ((6, "2.1000 … 61.0000"), (5, "–")):
+        scored = ScoredPredictions((rows[-count:],), {"HD95": "hd95_mm"})
+        [row] = described_rows([PredictionSet("x", 0, tmp_path)], scored)
+        assert (row["95 % interval"], row["patients"]) == (interval, str(count))
 
 
 def test_further_trainings_of_a_tool_are_seeds(root):

@@ -126,9 +126,9 @@ def test_the_interval_of_a_mean_is_students_on_a_logit_scale():
     ("key", "values"),
     [
         ("dice_tumour", [0.0, 0.0, 0.0, 0.0, 0.2]),
-        ("hd95_mm", [0.1, 0.2, 0.1, 9.0]),
+        ("hd95_mm", [0.1, 0.2, 0.1, 0.3, 0.2, 9.0]),
         ("patient_kappa", [-0.9, 0.99, 0.99, 0.99]),
-        ("r2", [-3.0, 0.9, 0.99, 0.99]),
+        ("r2", [-3.0, 0.9, 0.99, 0.99, 0.98, 0.97]),
         ("bias_ml", [-3.0, 8.0]),
     ],
 )
@@ -137,6 +137,16 @@ def test_intervals_stay_inside_the_range_of_the_metric(key, values):
     low, high = interval(key, float(np.mean(values)), without)
     lowest, highest = range_of(key)
     assert lowest <= low < np.mean(values) < high <= highest
+
+
+@pytest.mark.parametrize("key", ["hd95_mm", "hd95_mm_rim", "mae"])
+def test_the_interval_of_a_distance_ends_at_the_largest_of_a_patient(key):
+    """One failure of six reached thousands of mm on the logarithmic scale; fewer have no interval."""
+    for values, widest in (([2.1, 3.4, 2.2, 4.0, 3.1, 61.0], 61.0), ([3.0, 3.2, 3.1, 2.9, 3.3, 3.0], 3.3)):
+        without = [np.mean(np.delete(values, number)) for number in range(6)]
+        low, high = interval(key, float(np.mean(values)), [*without, np.mean(values)])
+        assert min(values) - 1e-9 <= low < np.mean(values) < high <= widest + 1e-9
+        assert interval(key, float(np.mean(values)), without[:5]) is None  # too few patients
 
 
 def test_a_perfect_score_of_all_patients_has_the_interval_of_a_proportion():
