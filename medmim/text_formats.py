@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ NOT_STATED = frozenset(
 )  # empty cells, as programs write them
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # spreadsheets also evaluate the wide forms
 
+_WIDTHS = range(2, 17)  # digits of numbers with leading zeros, as 007
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # the first bytes of .xlsx and .ods, and of .xls
 
 
@@ -91,6 +92,23 @@ def parse_csv(text: str, *, delimiters: str = ",") -> tuple[Sequence[str], list[
     except csv.Error as error:
         raise ValueError(f"no CSV: {error}") from error
     return columns, rows
+
+
+def names_without_zeros(names: Iterable[str], find: Callable[[str], object]) -> int:
+    """Return how many names are whole numbers that `find` only finds with leading zeros, as 007 for 7."""
+    numbers = (name for name in names if name.isdecimal() and not find(name))
+    return sum(any(find(name.zfill(width)) for width in _WIDTHS if width > len(name)) for name in numbers)
+
+
+def zeros_hint(names: Iterable[str], find: Callable[[str], object]) -> str:
+    """Return the end of a message on names that are not found: how many lack leading zeros; "" if none."""
+    count = names_without_zeros(names, find)
+    return (
+        f"; {count} of these would match with leading zeros, as 007 for 7, which spreadsheets drop: format "
+        "that column as text, enter the zeros again and save it as CSV"
+        if count
+        else ""
+    )
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:

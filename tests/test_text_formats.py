@@ -5,10 +5,12 @@ import pytest
 from medmim.text_formats import (
     SpreadsheetError,
     csv_text,
+    names_without_zeros,
     natural_order,
     parse_csv,
     parse_json,
     read_table_text,
+    zeros_hint,
 )
 
 
@@ -74,3 +76,10 @@ def test_no_start_of_a_formula_begins_a_cell(start):
 def test_names_are_sorted_by_their_numbers():
     names = ["case_10", "10b", "case_2", "a", "case_2_1", "2b"]
     assert sorted(names, key=natural_order) == ["2b", "10b", "a", "case_2", "case_2_1", "case_10"]
+
+
+def test_numbers_that_match_with_leading_zeros_only_are_counted():
+    known = {"007", "12", "a7", "0000000000000003"}.__contains__
+    assert names_without_zeros(["7", "12", "a", "3", "5", "07"], known) == 3
+    assert zeros_hint(["7"], known).startswith("; 1 of these would match with leading zeros, as 007 for 7")
+    assert zeros_hint(["12", "99"], known) == ""

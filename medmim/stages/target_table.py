@@ -14,7 +14,7 @@ from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.dataset.pseudonyms import KEY_FILE, Keys
 from medmim.errors import UsageError, counted
-from medmim.text_formats import NOT_STATED, SpreadsheetError, parse_csv, read_table_text
+from medmim.text_formats import NOT_STATED, SpreadsheetError, parse_csv, read_table_text, zeros_hint
 
 _KEYS = ("volume", "subject", "patient")
 _FIELDS = {"site": "source", "source": "source", "modality": "modality", "group": "group", "split": "split"}
@@ -109,6 +109,14 @@ def column_values(
     return found
 
 
+def _keys_of(name: str, dataset: Dataset, project: Keys | None) -> set[str]:
+    """Return the keys that a name in a table may have in the manifest."""
+    if project is None:
+        return {name}
+    sources = {one.source for one in dataset.volumes if one.source}
+    return {one.key("subject", name) for one in (project, *map(project.scoped, sources))}
+
+
 def with_targets(
     dataset: Dataset, path: Path | None, column: str, *, home: Path, log: Callable[[str], None]
 ) -> Dataset:
@@ -118,9 +126,11 @@ def with_targets(
     key, values = read_column(path, column, option="--targets")
     project = Keys.load_or_create(home / KEY_FILE) if key == "patient" else None
     found = column_values(dataset.volumes, key, values, project)
+    known = {one.id if key == "volume" else one.subject for one in dataset.volumes}
+    hint = zeros_hint(values, lambda name: _keys_of(name, dataset, project) & known)
     if not found:
         raise UsageError(
-            f"--targets: no row of '{path}' has the {key} of a volume; expected keys of the dataset"
+            f"--targets: no row of '{path}' has the {key} of a volume; expected keys of the dataset{hint}"
         )
     volumes = tuple(
         one.model_copy(update={"target": found.get(one.id), "targets": {}}) for one in dataset.volumes
@@ -130,7 +140,7 @@ def with_targets(
     if without or used < len(values):
         log(
             f"{column}: no value for {without} of {counted(len(volumes), 'volume')}; no volume for "
-            f"{len(values) - used} of {counted(len(values), 'row')}"
+            f"{len(values) - used} of {counted(len(values), 'row')}{hint}"
         )
     return Dataset(dataset.root, dataset.info, volumes)
 

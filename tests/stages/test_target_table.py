@@ -65,6 +65,16 @@ def test_tables_that_cannot_be_used_are_rejected(text, message, dataset, tmp_pat
         with_targets(dataset, ages(tmp_path, text), "age", home=tmp_path, log=lambda line: None)
 
 
+def test_patients_whose_leading_zeros_a_spreadsheet_dropped_are_counted(dataset, tmp_path):
+    keys, said = Keys.load_or_create(tmp_path / KEY_FILE), []
+    rows = [tiny.row(keys.scoped("north").key("subject", "007")).model_copy(update={"source": "north"})]
+    dataset = Dataset(tmp_path, dataset.info, (*dataset.volumes, *rows))
+    with pytest.raises(UsageError, match="keys of the dataset; 1 of these would match with leading zeros"):
+        with_targets(dataset, ages(tmp_path, "patient,age\n7,3\n"), "age", home=tmp_path, log=said.append)
+    with_targets(dataset, ages(tmp_path, "patient,age\nANN,4\n7,3\n"), "age", home=tmp_path, log=said.append)
+    assert "no volume for 1 of 2 rows; 1 of these would match with leading zeros" in said[0]
+
+
 @pytest.mark.parametrize("separator", [";", "\t"])
 def test_cells_may_be_separated_by_semicolons_or_tabs_as_spreadsheets_write_them(
     separator, dataset, tmp_path

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +16,7 @@ from medmim.data.formats.class_names import number_classes
 from medmim.data.ingest.annotation_conflicts import agreed_classes, refuse_contradictions
 from medmim.data.ingest.cases import DatasetLayout, LayoutCase
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
+from medmim.text_formats import names_without_zeros
 
 CLASSES_FROM, NO_CLASSES_FROM = "classes_from_", "no_classes_from_"  # and the name of a known column
 
@@ -26,7 +28,7 @@ class AnnotationResult:
     Attributes:
         layout: the layout with the classes and groups of the annotation files.
         marks: marks of each annotated image; an empty list if an annotation file names it without marks.
-        used: counts for the ledger of each file that was read as annotations.
+        used: counts for the ledger of each file that was read as annotations, or names no image.
         lost: reason of each annotation file that cannot be read.
     """
 
@@ -63,10 +65,12 @@ def annotate(context: IngestContext, source: Path, layout: DatasetLayout) -> Ann
             if image is not None:
                 named = _named(one, notes.kind, classes, layout.finding)
                 noted.setdefault(image, []).append((path.relative_to(source).as_posix(), named))
+        zeros = zeros_dropped(notes, partial(index.find, path))
         if notes.kind == "classes" or any(image for image, _ in placed):
-            used[path] = _measured(notes, placed)
+            used[path] = _measured(notes, placed) | zeros
         elif any(one.marks for one in notes.images):
             lost[path] = "annotations_without_image"
+            used[path] = zeros
     refuse_contradictions(noted, listed, splits=context.options.splits is None)
     annotations = {image: [one for _, one in ones] for image, ones in noted.items()}
     names = layout.label_names or _numbered(annotations, classes)
@@ -209,6 +213,13 @@ def _with_notes(case: LayoutCase, noted: Sequence[ImageAnnotation], split: Split
     subject = case.subject if group == case.group or group is None else f"group/{group}"
     targets = {name: value for one in noted for name, value in one.targets.items()}
     return replace(case, target=target, targets=targets, group=group, subject=subject, split=split)
+
+
+def zeros_dropped(notes: AnnotationFile, find: Callable[[ImageAnnotation], object]) -> dict[str, float]:
+    """Return the number of images that are only found with leading zeros, as 007 for 7, for the ledger."""
+    names = [one.image for one in notes.images]
+    count = names_without_zeros(names, lambda name: find(ImageAnnotation(image=name)))
+    return {"zeros_dropped": float(count)} if count else {}
 
 
 def _measured(

@@ -111,10 +111,11 @@ def layout_warnings(
 
 
 def _unused_tables(rows: Sequence[LedgerRow]) -> list[dict[str, Any]]:
-    """Return warnings about annotation files and spreadsheets that are not used."""
+    """Return warnings about annotation files, spreadsheets and names of images that are not used."""
     notes = sum(row.reason.startswith(_UNUSED_NOTES) for row in rows if row.reason != "unusable_array")
     sheets = sum(row.reason == "spreadsheet" for row in rows)
-    counts = {"annotations_not_used": notes, "spreadsheets_not_read": sheets}
+    zeros = sum(int(row.measured.get("zeros_dropped", 0)) for row in rows)
+    counts = {"annotations_not_used": notes, "spreadsheets_not_read": sheets, "zeros_dropped": zeros}
     return [{"kind": kind, "files": count} for kind, count in counts.items() if count]
 
 

@@ -14,7 +14,7 @@ from medmim.data.formats.annotations import AnnotationFile, ImageAnnotation, box
 from medmim.data.formats.case import place_marks
 from medmim.data.formats.class_names import number_classes
 from medmim.data.ingest.annotation_conflicts import refuse_contradictions
-from medmim.data.ingest.annotations import measure_entries
+from medmim.data.ingest.annotations import measure_entries, zeros_dropped
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.errors import UsageError
 from medmim.text_formats import SpreadsheetError, parse_csv, read_table_text
@@ -51,14 +51,15 @@ def add_tables(
                 "table_without_image" if table.kind else "unusable_table" if table.tried else "not_an_image"
             )
             fate = "skipped" if reason == "not_an_image" else "quarantined"
-            context.ledger.record([number], fate, reason)  # type: ignore[arg-type]
+            measured = zeros_dropped(table, index.find)
+            context.ledger.record([number], fate, reason, measured=measured)  # type: ignore[arg-type]
             continue
         for place, one in pairs:
             noted[result[place].volume.id].append((tables[number].name, one))
         missing = sum(not index.find(one) for one in table.images)
         result, measured = _add_boxes(context, result, pairs)
         _add_facts(context, result, pairs)
-        measured |= measure_entries(table, not_found=missing)
+        measured |= measure_entries(table, not_found=missing) | zeros_dropped(table, index.find)
         context.ledger.record([number], "accepted", "annotations", measured=measured)
     refuse_contradictions(noted, splits=context.options.splits is None)
     return result

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from medmim.data.ingest.path_words import Role, bare_name
 from medmim.errors import DataError, UsageError, counted
-from medmim.text_formats import SpreadsheetError, parse_csv, read_table_text
+from medmim.text_formats import SpreadsheetError, parse_csv, read_table_text, zeros_hint
 
 _FILE_COLUMNS = (
     "file", "image", "path", "filename", "name", "case", "id", "study", "series", "seriesinstanceuid",
@@ -57,17 +57,19 @@ class SubjectRule:
         Raises:
             DataError: if the rule gives no patient for some of them.
         """
+        table = read_subject_table(self.table) if self.table else {}
         if self.pattern is not None:
             matches = {path: re.search(self.pattern, path) for path in paths}
             found = {path: next(filter(None, match.groups()), "") for path, match in matches.items() if match}
         else:
-            table = read_subject_table(self.table) if self.table else {}
             found = {path: subject for path in paths if (subject := _in_table(table, path))}
         if missing := [path for path in paths if not found.get(path)]:
+            places = {place for path in missing for place in _places(path)}
+            hint = zeros_hint(table, places.__contains__)
             raise DataError(
                 f"no patient for {len(missing)} of {counted(len(paths), 'image')} by --subject-pattern or "
                 "--subjects: expected one for each; extend the rule, or exclude files with --role "
-                "'GLOB=skip'",
+                f"'GLOB=skip'{hint}",
                 reason="no_subject",
             )
         return found
@@ -89,11 +91,14 @@ class SubjectRule:
             "no patient": sum(not one for one in options),
             "two patients, one by folder and another by PatientID,": sum(len(one) > 1 for one in options),
         }
+        lost = [image for image, one in zip(images, options, strict=True) if not one]
+        places = {place for path, *others in lost for place in (*_places(path), *others)}
         for problem, count in problems.items():
             if count:
                 raise DataError(
                     f"{problem} for {count} of {len(images)} DICOM images by --subjects: expected one "
-                    "patient for each; name its path, SeriesInstanceUID, folder or PatientID",
+                    "patient for each; name its path, SeriesInstanceUID, folder or PatientID"
+                    f"{zeros_hint(table, places.__contains__)}",
                     reason="no_subject",
                 )
         return [one[0] for one in options]
@@ -128,9 +133,12 @@ def read_subject_table(path: Path) -> dict[str, str]:
 
 def _in_table(table: Mapping[str, str], path: str) -> str:
     """Return the patient of a path, its name, its stem or one of its folders."""
+    return next((table[place] for place in _places(path) if table.get(place)), "")
+
+
+def _places(path: str) -> tuple[str, ...]:
     name = PurePosixPath(path)
-    places = (path, name.name, bare_name(path), bare_name(name.name), *reversed(name.parts[:-1]))
-    return next((table[place] for place in places if table.get(place)), "")
+    return path, name.name, bare_name(path), bare_name(name.name), *reversed(name.parts[:-1])
 
 
 def _in_table_for_dicom(table: Mapping[str, str], path: str, series: str, patient: str) -> list[str]:

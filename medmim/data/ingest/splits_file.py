@@ -15,7 +15,7 @@ from medmim.data.dataset.splits import SPLIT_WORDS, given_splits
 from medmim.data.ingest.context import IngestedVolume
 from medmim.data.ingest.path_words import bare_name
 from medmim.errors import DataError, UsageError, counted, did_you_mean
-from medmim.text_formats import SpreadsheetError, parse_csv, parse_json, read_table_text
+from medmim.text_formats import SpreadsheetError, parse_csv, parse_json, read_table_text, zeros_hint
 
 _NAME_KEYS = ("image", "file", "name", "path", "case", "id", "subject", "patient", "series")
 
@@ -130,10 +130,11 @@ def apply_splits(
     index = _Index(made, keys)
     places = [index.find(name) for name, _ in splits.entries]
     if unknown := [number for number, found in enumerate(places, start=1) if not found]:
+        hint = zeros_hint((splits.entries[number - 1][0] for number in unknown), index.find)
         raise DataError(
             f"--splits names {len(unknown)} of {counted(len(places), 'image')} that were not ingested "
             f"(entries {', '.join(map(str, unknown[:5]))}{', …' if len(unknown) > 5 else ''}): expected "
-            "paths, file names, patients or series of the source; correct the file",
+            f"paths, file names, patients or series of the source; correct the file{hint}",
             reason="split_unknown",
         )
     pairs = zip(splits.entries, places, strict=True)

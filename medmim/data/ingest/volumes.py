@@ -114,10 +114,10 @@ def _record_annotations(
     used |= {*known.used, *known.lost, *(found.arrays or ())}
     others = {numbers[path]: reason for path, reason in found.other.items()}
     _record_others(context, seen, others, {numbers[path] for path in used})
-    for path, measured in known.used.items():
-        context.ledger.record([numbers[path]], "accepted", "annotations", measured=measured)
-    for path, reason in known.lost.items():
-        context.ledger.record([numbers[path]], "quarantined", reason)
+    for path in known.used | known.lost:
+        reason = known.lost.get(path, "annotations")
+        fate: Fate = "quarantined" if path in known.lost else "accepted"
+        context.ledger.record([numbers[path]], fate, reason, measured=known.used.get(path))
 
 
 def _unknown_geometry(case: LayoutCase) -> dict[str, str]:

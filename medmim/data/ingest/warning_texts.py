@@ -46,6 +46,9 @@ _TEXTS = {
     "--class-folders",
     "spreadsheets_not_read": "{files:spreadsheet} not read: if it is a table of classes, boxes or patients, "
     "save it as CSV (UTF-8) and ingest again",
+    "zeros_dropped": "{files:number|numbers} in annotation files would name an image with leading zeros, as "
+    "007 for 7, which spreadsheets drop: format that column as text, enter the zeros again, save it as CSV "
+    "and ingest again",
     "inverted_display": "{volumes:image} of {total} with MONOCHROME1, where larger values are shown darker: "
     "values are kept as they are stored; leave the files out, or convert them, unless all images are alike",
     "boxes_without_class": "tables of boxes have no known column of classes, but {columns:column} of words: "

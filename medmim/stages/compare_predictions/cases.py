@@ -12,6 +12,7 @@ from typing import Any
 from medmim.data.dataset.splits import patient_digest
 from medmim.data.ingest.layout_rules import SubjectRule
 from medmim.errors import DataError, UsageError, counted
+from medmim.text_formats import zeros_hint
 
 Row = Mapping[str, Any]
 Progress = Callable[[str, int, int], None]
@@ -154,12 +155,15 @@ def unmatched_images(
     Raises:
         DataError: if no image of the table has a label.
     """
-    if not found.keys() & truth.keys():
+    extra = found.keys() - truth.keys()
+    hint = zeros_hint(extra, truth.__contains__) or zeros_hint(
+        truth.keys() - found.keys(), found.__contains__
+    )
+    if len(extra) == len(found):
         raise DataError(
-            f"{one.tool}: none of {counted(len(found), 'image')} has a label; expected the same names"
+            f"{one.tool}: none of {counted(len(found), 'image')} has a label; expected the same names{hint}"
         )
-    extra = len(found.keys() - truth.keys())
-    notes = [f"{one.tool}: images without a label, not used: {extra}"] if extra else []
+    notes = [f"{one.tool}: images without a label, not used: {len(extra)}{hint}"] if extra else []
     return notes, [RejectedCase(one.tool, name, MISSING) for name in truth if name not in found]
 
 

@@ -134,6 +134,7 @@ def test_entries_of_annotation_files_that_are_not_used_are_reported(tmp_path, ru
     found = {one["kind"]: one for one in run().info.warnings}
     assert found["entries_not_used"]["reasons"] == "class_not_stated 1"
     assert found["images_not_found"]["images"] == 1
+    assert warning_text(found["zeros_dropped"]).startswith("1 number in annotation files would name an image")
     assert "1 entry of annotation files not used" in warning_text(found["entries_not_used"])
 
 
@@ -215,3 +216,12 @@ def test_values_of_several_units_are_reported(tmp_path, run):
         write_series(tmp_path / f"in/{number}", sop=PET, series=f"1.2.7.{number}", tweak=tweak)
     warnings = {one["kind"]: one for one in run().info.warnings}
     assert warnings["mixed_units"]["listed"] == "bqml 1, gml 1"
+
+
+def test_tables_whose_names_lack_leading_zeros_are_reported(tmp_path, run):
+    for number in range(3):
+        save_picture(tmp_path / "in" / f"00{number}.png", number)
+    (tmp_path / "in/a.csv").write_text("image,xmin,ymin,xmax,ymax\n1,1,1,9,9\n2,1,1,9,9\n7,1,1,9,9\n")
+    found = {one["kind"]: one for one in run().info.warnings}
+    assert found["annotations_not_used"]["files"] == 1
+    assert found["zeros_dropped"] == {"kind": "zeros_dropped", "files": 2}

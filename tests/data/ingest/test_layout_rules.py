@@ -18,6 +18,14 @@ def test_a_pattern_gives_its_group():
         rule.subjects(["a.nii"])
 
 
+def test_files_whose_leading_zeros_a_spreadsheet_dropped_are_counted(tmp_path):
+    rule = SubjectRule(table=table(tmp_path, "file,subject\n7,A\n12,B\n99,C\n"))
+    with pytest.raises(DataError, match=r"'GLOB=skip'; 1 of these would match with leading zeros, as"):
+        rule.subjects(["007.png", "12.png"])
+    with pytest.raises(DataError, match="or PatientID; 2 of these would match with leading zeros"):
+        rule.dicom_subjects([("a.dcm", "1.2", "007"), ("012/b.dcm", "1.3", "P"), ("c.dcm", "1.4", "Q")])
+
+
 @pytest.mark.parametrize(
     ("pattern", "match"), [("(", "not a regular expression"), ("^a", "expected a group")]
 )

@@ -94,6 +94,12 @@ def test_splits_are_checked(tmp_path, content, reason, match):
     assert caught.value.reason == reason
 
 
+def test_patients_whose_leading_zeros_a_spreadsheet_dropped_are_counted(tmp_path):
+    (tmp_path / "s.csv").write_text("patient,split\n7,train\n12,train\n99,test\n")
+    with pytest.raises(DataError, match=r"names 3 of 3 .* correct the file; 2 of these would match"):
+        apply_splits(volumes(tmp_path, "007", "012"), SplitsFile.read(tmp_path / "s.csv"), [KEYS])
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"train": "a"}', "file,part\na,train\n", "file,fold\na,x\n"])
 def test_other_files_are_rejected(tmp_path, text):
     (tmp_path / "s.json").write_text(text)

@@ -9,6 +9,7 @@ from medmim.stages.compare_predictions.cases import (
     patients,
     prediction_sets,
     problem_notes,
+    unmatched_images,
 )
 
 
@@ -68,3 +69,13 @@ def test_cases_that_count_as_wrong_are_counted_without_their_names(tmp_path):
         "tool: 1 of 9 cases without a prediction: counted as wrong",
     ]
     assert problems[0].sentence == "tool: secret: without a prediction; counted as wrong"
+
+
+def test_images_whose_leading_zeros_a_spreadsheet_dropped_are_counted(tmp_path):
+    one, names = PredictionSet("x", 0, tmp_path), {"007": 1, "12": 2}
+    with pytest.raises(DataError, match="the same names; 1 of these would match with leading zeros"):
+        unmatched_images(one, {"7": 1, "13": 1}, names)
+    notes, missing = unmatched_images(one, {"7": 1, "12": 1}, names)
+    assert notes[0].startswith("x: images without a label, not used: 1; 1 of these would match")
+    assert [case.case for case in missing] == ["007"]
+    assert "1 of these" in unmatched_images(one, {"007": 1, "12": 1}, {"7": 1, "12": 2})[0][0]

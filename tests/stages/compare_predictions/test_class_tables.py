@@ -48,7 +48,7 @@ def test_an_image_without_a_prediction_counts_as_wrong(tmp_path, labels):
     [
         (["image,label", "a,bird"], DataError, "a label that occurs in the labels"),
         (["image,dog", "a,0.5"], DataError, "a column of probabilities for each of cat, dog"),
-        (["image,label", "z,cat"], DataError, "none of 1 image has a label"),
+        (["image,label", "z,cat"], DataError, "none of 1 image has a label; expected the same names$"),
         (["image,label", "a,cat", "a,dog"], UsageError, "got 1 more than once"),
         (["name,label", "a,cat"], UsageError, "expected CSV with a column image"),
         (["image,cat,dog", "a,90,10"], DataError, r"each of cat, dog, with the sum 1; got the columns"),
