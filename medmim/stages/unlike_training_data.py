@@ -26,6 +26,11 @@ _UNKNOWN = "OT"  # modality, such as of NIfTI files
 _READ = 16  # volumes whose intensities are read
 _FACTOR = 2.0  # scans may be this much smaller or larger than the training data
 _FACTOR_AS_IS = 1.25  # the same for voxels of scans that the model does not resample
+_REPAIRS = {  # of intensities: what the scans have
+    "colour_to_grey": "have colours, which became grey values",
+    "nan_background": "have NaN outside the body, which became the smallest value",
+    "non_finite_slope_ignored": "have an invalid scl_slope, which was ignored",
+}
 _HOUNSFIELD = -200.0  # intensities below occur in CT only
 
 Range = tuple[float, float]
@@ -40,6 +45,7 @@ class TrainingData(BaseModel, frozen=True):
         spacing_mm, extent_mm: smallest and largest spacing and extent per axis of a volume, sorted by length;
             empty where unknown.
         lowest: smallest and largest first percentile of the intensities of a volume.
+        repairs: repairs of any volume; None where unknown, in models of 0.1.0.
     """
 
     modalities: tuple[str, ...]
@@ -48,6 +54,7 @@ class TrainingData(BaseModel, frozen=True):
     spacing_mm: tuple[Range, ...] = ()
     extent_mm: tuple[Range, ...] = ()
     lowest: Range | None = None
+    repairs: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
         """Return the summary as part of a sentence."""
@@ -71,6 +78,7 @@ def summarize(volumes: Sequence[VolumeRecord], root: Path) -> TrainingData:
         spacing_mm=_per_axis([sorted(volume.spacing_mm) for volume in known]),
         extent_mm=_per_axis([_extent(volume) for volume in known]),
         lowest=(min(lowest), max(lowest)) if lowest else None,
+        repairs=tuple(sorted({repair for volume in volumes for repair in volume.repairs})),
     )
 
 
@@ -228,10 +236,11 @@ def check_channels(
 def modality_warnings(
     trained: TrainedModel, volumes: Sequence[VolumeRecord], log: Callable[[str], None]
 ) -> tuple[str, ...]:
-    """Log and return warnings about scans of other or unknown modalities than the training data."""
+    """Log and return warnings about other modalities and repairs than those of the training data."""
     trained_on = sorted(trained.description.get("modalities", ()))
+    values = [*_inverted_display(volumes), *_other_repairs(trained.description, volumes)]
     if not trained_on or _UNKNOWN in trained_on:
-        return _logged(_inverted_display(volumes), log)
+        return _logged(values, log)
     found = Counter(volume.modality for volume in volumes)
     warnings = [
         f"modality of {count} of {counted(len(volumes), 'scan')}: {modality}, but the model was trained on "
@@ -242,7 +251,19 @@ def modality_warnings(
     if trained_on == ["CT"] and found[_UNKNOWN]:
         count = f"no modality of {found[_UNKNOWN]} of {counted(len(volumes), 'scan')}"
         warnings.append(f"{count}: assumed to be CT, in Hounsfield units")
-    return _logged([*warnings, *_inverted_display(volumes)], log)
+    return _logged([*warnings, *values], log)
+
+
+def _other_repairs(description: Mapping[str, Any], volumes: Sequence[VolumeRecord]) -> list[str]:
+    """Return a warning for each repair of intensities that no training volume had."""
+    known = description.get(TRAINING_DATA, {}).get("repairs")
+    counts = Counter(repair for volume in volumes for repair in volume.repairs)
+    return [
+        f"{counts[repair]} of {counted(len(volumes), 'scan')} {text}, unlike the training data: do not rely "
+        "on predictions for them"
+        for repair, text in _REPAIRS.items()
+        if known is not None and counts[repair] and repair not in known
+    ]
 
 
 def _inverted_display(volumes: Sequence[VolumeRecord]) -> list[str]:

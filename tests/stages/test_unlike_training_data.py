@@ -8,6 +8,7 @@ import tiny
 from medmim.data.dicom.slices import PHOTOMETRIC
 from medmim.stages.unlike_training_data import (
     TRAINING_DATA,
+    TrainingData,
     modality_warnings,
     summarize,
     unlike_training_data,
@@ -80,3 +81,24 @@ def test_volumes_that_are_shown_inverted_are_reported(modality, warned, tmp_path
     found = modality_warnings(trained, [row, tiny.row("q")], said.append)
     assert bool(found) is warned
     assert all("1 volume with MONOCHROME1" in line for line in (*found, *said))
+
+
+@pytest.mark.parametrize(("repairs", "warned"), [((), True), (("colour_to_grey",), False), (None, False)])
+def test_repairs_of_intensities_that_no_training_scan_had_are_reported(repairs, warned, tmp_path):
+    data = TrainingData(modalities=("OT",), images_2d=True, volumes_3d=False, repairs=repairs)
+    described = {"modalities": ["OT"], TRAINING_DATA: data.model_dump(mode="json")}
+    trained = load_trained_model(threshold.write_model(tmp_path / "model", 1.5, **described))
+    row = tiny.row("p").model_copy(update={"repairs": ("colour_to_grey", "sform_used")})
+    said = []
+    found = modality_warnings(trained, [row, tiny.row("q")], said.append)
+    expected = (
+        "1 of 2 scans have colours, which became grey values, unlike the training data: do not rely on "
+        "predictions for them"
+    )
+    assert found == ((expected,) if warned else ())
+    assert said == [f"warning: {line}" for line in found]
+
+
+def test_the_summary_has_the_repairs_of_the_training_data(tmp_path):
+    row = volume(tmp_path).model_copy(update={"repairs": ("nan_background",)})
+    assert summarize([row, volume(tmp_path, "q")], tmp_path).repairs == ("nan_background",)

@@ -18,6 +18,8 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".
 MAX_PIXELS = 100_000_000
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 _EXIF_ORIENTATION = 274
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_WHITE_IS_ZERO, _UNSIGNED = 0, 1
 COLOUR = "colour_of_"  # measurement of a label picture: colour of a palette index or of a grey value
 OF_GREY = f"{COLOUR}grey_"
 _MAX_COLOURS = 32
@@ -49,7 +51,8 @@ def read_picture(
 
     Raises:
         DataError: with reason unreadable, damaged_picture, too_large, several_pictures, turned_picture,
-            transparent_picture or colour_label (of a label in which two colours have one grey).
+            transparent_picture, inverted_picture or colour_label (of a label in which two colours have one
+            grey).
     """
     with open_regular(path) as stream:
         try:
@@ -181,7 +184,8 @@ def _check_header(picture: PIL.Image.Image, max_pixels: int) -> None:
 
 def _grey(picture: PIL.Image.Image) -> tuple[Shaped[np.ndarray, "rows columns"], tuple[str, ...]]:
     if picture.mode in _WIDE or picture.mode in _GREY:
-        return np.asarray(picture).astype(_WIDE.get(picture.mode) or _GREY[picture.mode]), ()
+        values = np.asarray(picture).astype(_WIDE.get(picture.mode) or _GREY[picture.mode])
+        return _as_shown(picture, values), ()
     if picture.has_transparency_data:
         alpha = np.asarray(picture.convert("RGBA"))[..., 3]
         if alpha.min() < 255:
@@ -192,3 +196,26 @@ def _grey(picture: PIL.Image.Image) -> tuple[Shaped[np.ndarray, "rows columns"],
     colours = np.asarray(picture.convert("RGB")).astype(np.int16)
     coloured = int((colours.max(axis=2) - colours.min(axis=2)).max()) > _COLOUR_NOISE
     return np.asarray(picture.convert("RGB").convert("L")), ("colour_to_grey",) if coloured else ()
+
+
+def _as_shown(
+    picture: PIL.Image.Image, values: Shaped[np.ndarray, "rows columns"]
+) -> Shaped[np.ndarray, "rows columns"]:
+    """Return the greys of a TIFF file as viewers show them: PIL inverts 8 bits only, and has no unsigned 32.
+
+    Raises:
+        DataError: with reason inverted_picture where white is 0 and black unknown.
+    """
+    tags = getattr(picture, "tag_v2", {})
+    bits = int(np.atleast_1d(tags.get(_BITS, 1))[0])
+    if values.dtype == np.int32 and bits > 16 and _UNSIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1)):
+        values = values.view(np.uint32)
+    if tags.get(_PHOTOMETRIC) != _WHITE_IS_ZERO or values.dtype == np.uint8:
+        return values
+    if values.dtype.kind != "u":
+        raise DataError(
+            "values of this TIFF file are inverted (white is 0), and its black has no known value; save it "
+            "with black as 0",
+            reason="inverted_picture",
+        )
+    return (2**bits - 1 - values.astype(np.int64)).astype(values.dtype)

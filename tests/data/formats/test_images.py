@@ -1,10 +1,15 @@
 """Pictures of all formats give upright grey values; ambiguous ones are rejected."""
 
+import gzip
+import struct
+
+import nibabel as nib
 import numpy as np
 import PIL.Image
 import pytest
 
 from medmim.data.formats.images import as_mask, read_picture
+from medmim.data.formats.write_volume import encode_image
 from medmim.errors import DataError
 
 RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4)  # 3 rows, 4 columns
@@ -31,6 +36,45 @@ def test_grey_values_are_preserved(tmp_path, name, pixels):
     assert image.array.shape == (4, 3, 1)
     assert np.array_equal(image.array[..., 0].T, pixels)
     assert (image.orientation, image.spacing_mm, repairs) == ("LPS", (1, 1, 1), ())
+
+
+def write_tiff(path, pixels, *, white_is_zero=False):
+    """Write a TIFF file of one strip, also of the kinds that PIL does not write."""
+    kind = {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]
+    rows, columns = pixels.shape
+    data, bits = pixels.tobytes(), pixels.itemsize * 8
+    tags = {256: columns, 257: rows, 258: bits, 259: 1, 262: int(not white_is_zero)}
+    tags |= {273: 8, 277: 1, 278: rows, 279: len(data), 339: kind}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<I", 8 + len(data))
+    path.write_bytes(head + data + struct.pack("<H", len(tags)) + entries + bytes(4))
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_files_in_which_white_is_zero_are_read_as_they_are_shown(tmp_path, dtype):
+    shown = RAMP.astype(dtype) * (np.iinfo(dtype).max // 12)
+    path = write_tiff(tmp_path / "a.tif", np.iinfo(dtype).max - shown, white_is_zero=True)
+    image, repairs = read_picture(path)
+    assert np.array_equal(image.array[..., 0].T, shown)
+    assert (image.array.dtype, repairs) == (dtype, ())
+
+
+def test_white_is_zero_without_a_known_black_is_rejected(tmp_path):
+    path = write_tiff(tmp_path / "a.tif", RAMP.astype(np.float32), white_is_zero=True)
+    with pytest.raises(DataError, match="values of this TIFF file are inverted") as caught:
+        read_picture(path)
+    assert caught.value.reason == "inverted_picture"
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.int32, np.int16, np.uint16])
+def test_integers_of_tiff_files_keep_their_sign(tmp_path, dtype):
+    pixels = np.linspace(np.iinfo(dtype).min, np.iinfo(dtype).max, 12).astype(dtype).reshape(3, 4)
+    image, _ = read_picture(write_tiff(tmp_path / "a.tif", pixels))
+    assert np.array_equal(image.array[..., 0].T, pixels)
+    assert np.array_equal(
+        nib.Nifti1Image.from_bytes(gzip.decompress(encode_image(image))).get_fdata()[..., 0].T, pixels
+    )
 
 
 def test_only_real_colours_count_as_a_repair(tmp_path):
