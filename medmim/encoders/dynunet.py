@@ -12,6 +12,8 @@ from medmim.encoders.base import Encoder, Map, run_in_sequence
 from medmim.errors import UsageError
 from medmim.shapes import as_size
 
+FILTERS = (16, 32, 64, 128)
+
 
 class DynUNetEncoder(Encoder):
     """Stages of one MONAI `UnetResBlock` with instance norm, the first at full resolution.
@@ -27,7 +29,7 @@ class DynUNetEncoder(Encoder):
         *,
         spatial_dims: int,
         in_channels: int,
-        filters: Sequence[int] = (16, 32, 64, 128),
+        filters: Sequence[int] = FILTERS,
         strides: Sequence[int | Sequence[int]] | None = None,
     ) -> None:
         super().__init__()

@@ -21,6 +21,7 @@ from medmim.config.runs import FinetuneSettings, PretrainSettings, RunSettings
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.loading.preprocessing_plan import Dims, TrainingFacts, facts_of
 from medmim.encoders import build_encoder
+from medmim.encoders.dynunet import FILTERS
 from medmim.encoders.resenc import SIZES
 from medmim.heads import build_head
 from medmim.methods import ON_PATCHES
@@ -213,14 +214,12 @@ def _encoder(
     anisotropic = max(spacing) / min(spacing) >= _ANISOTROPIC
     if not machine.gpu and facts.dims == 2:
         return "resnet18", {"widths": [32, 64, 128, 256]}, "half as wide: about three times cheaper on a CPU"
+    if not machine.gpu and not anisotropic:
+        return "dynunet", {}, "1.4 million weights with its decoder, stride 8"
     if not machine.gpu:
-        if not anisotropic:
-            return "dynunet", {}, "1.4 million weights with its decoder, stride 8"
-        return (
-            "dynunet",
-            {"strides": _strides(patch, spacing, most=4)},
-            "thick slices are pooled later than the finer axes",
-        )
+        strides = _strides(patch, spacing, most=len(FILTERS))
+        fewer = {"filters": list(FILTERS[: len(strides)])} if len(strides) < len(FILTERS) else {}
+        return "dynunet", {"strides": strides, **fewer}, "thick slices are pooled later than the finer axes"
     widths, blocks = SIZES[machine.resenc]
     strides = _strides(patch, spacing, most=len(widths))
     count = len(strides)

@@ -10,6 +10,7 @@ import tiny
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.loading.preprocessing_plan import TrainingFacts
+from medmim.encoders import build_encoder
 from medmim.training.cost import MACHINES
 from medmim.training.recipe import memory_of, recipe, with_recipe
 
@@ -72,6 +73,17 @@ def test_thick_slices_are_pooled_later_than_the_finer_axes() -> None:
     found = _chosen(ABDOMEN, "gpu_24gb")
     assert found["encoder_options"]["strides"][:3] == [[1, 1, 1], [2, 2, 1], [2, 2, 2]]
     assert found["size"][2] < found["size"][0]
+
+
+@pytest.mark.parametrize("machine", sorted(MACHINES))
+@pytest.mark.parametrize("shape", [(20, 18, 14), (12, 12, 5), (9, 9, 3)])
+def test_few_voxels_of_thick_slices_get_fewer_stages(machine: str, shape: tuple[int, ...]) -> None:
+    """The encoder of the recipe can be built, with as many strides as channels."""
+    found = _chosen(TrainingFacts(8, 3, shape, (1.0, 1.0, 2.5)), machine)
+    options = found["encoder_options"]
+    widths = options.get("filters") or options["features"]
+    encoder = build_encoder(found["encoder"], spatial_dims=3, in_channels=1, **options)
+    assert len(encoder.channels) == len(options.get("strides", widths)) == len(widths) < 4
 
 
 def test_a_large_picture_is_scaled_to_the_longest_side_of_the_machine() -> None:
