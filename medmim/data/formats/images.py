@@ -218,4 +218,5 @@ def _as_shown(
             "with black as 0",
             reason="inverted_picture",
         )
-    return (2**bits - 1 - values.astype(np.int64)).astype(values.dtype)
+    inverted: np.ndarray = (2**bits - 1 - values.astype(np.int64)).astype(values.dtype)
+    return inverted
