@@ -45,7 +45,7 @@ def delete_runs(words: Sequence[str], *, home: Path) -> list[ListedRun]:
         for model in list_models(home, ModelFilter(run_id=one.run_id)):
             raise RunError(
                 f"--delete: run {one.run_id[:8]} produced the registered model {model.model}:{model.version} "
-                "and cannot be deleted"
+                "and cannot be deleted here; `medmim ui` can delete it, and the model stays"
             )
         if files.is_locked(home / "checkpoints" / one.run_id):
             raise RunError(f"--delete: run {one.run_id[:8]} is trained by another process: wait for it")

@@ -32,7 +32,10 @@ from medmim.tracking.ui_views import color_of
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
 FINISHED = "attributes.status = 'FINISHED'"
-RESTORE = "restore it from a copy of the home folder, or delete the run, and its study trains it again"
+RESTORE = (
+    "restore it from a copy of the home folder, or delete the run (in `medmim ui` if it has a registered "
+    "model), and its study trains it again"
+)
 _COLOR = "mlflow.runColor"
 _PAGE = 1000
 _DIGEST_LENGTH = 36  # longest digest that MLflow stores

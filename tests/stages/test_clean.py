@@ -13,7 +13,10 @@ from medmim.tracking.mlflow_store import Store
 def test_deleted_runs_are_gone_and_their_files_removed(stored):
     home, _, tuned, control = stored
     (home / "checkpoints" / control).mkdir(parents=True, exist_ok=True)
-    with pytest.raises(RunError, match="produced the registered model scans-segment:1 and cannot"):
+    with pytest.raises(
+        RunError,
+        match="produced the registered model scans-segment:1 and cannot be deleted here; `medmim ui` can",
+    ):
         delete_runs([control, tuned], home=home)
     assert len(list_runs(home)) == 3
     with pytest.raises(RunError, match=r"--delete : expected .*, got the beginning of 3 run ids: "):

@@ -19,6 +19,7 @@ from torch import Tensor
 from medmim import files
 from medmim.data.dataset.channels import select_channels
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
+from medmim.data.loading.normalisation import DEFAULT_RULES
 from medmim.data.loading.preprocess import preprocess
 from medmim.encoders import build_encoder
 from medmim.errors import RunError, UsageError, unknown_name
@@ -159,7 +160,7 @@ def _export_network(
         _write_folder(place, lambda staging: _write_contents(staging, contents))
     else:
         origin = {"format": format, "kind": trained.kind, "largest_difference": difference}
-        _write_described(place, content, trained.description, origin)
+        _write_described(place, content, trained, origin)
     return ExportResult(format, place, difference, _loading_command(format, place))
 
 
@@ -202,7 +203,7 @@ def _export_encoder(
     content, difference = _safetensors(trained, images)
     _refuse_difference(format, difference)
     origin = {"format": format, "kind": "encoder", "largest_difference": difference}
-    _write_described(place, content, trained.description, origin)
+    _write_described(place, content, trained, origin)
     return ExportResult(format, place, difference, _loading_command(format, place))
 
 
@@ -250,12 +251,18 @@ def _refuse_difference(format: str, difference: float) -> None:  # noqa: A002
 
 
 def _write_described(
-    place: Path, content: bytes, description: Mapping[str, Any], origin: Mapping[str, Any]
+    place: Path, content: bytes, trained: TrainedModel | TrainedEncoder, origin: Mapping[str, Any]
 ) -> None:
-    """Write a file and its description: preprocessing, meaning of the outputs, and SHA-256."""
-    kept = {key: value for key, value in description.items() if key != "run_id"}
-    digests = {"weights_sha256": description["sha256"], "sha256": hashlib.sha256(content).hexdigest()}
-    described = files.json_bytes({**kept, **origin, **digests})
+    """Write a file and its description: preprocessing, meaning of the outputs, and SHA-256.
+
+    The description of a model lacks medmim's own intensity rules, and that of a pretraining the modalities.
+    """
+    kept = {key: value for key, value in trained.description.items() if key != "run_id"}
+    chosen = trained.plan.normalisation
+    modalities = kept.get("modalities") or sorted({*chosen.rules, *DEFAULT_RULES, "OT"})
+    used = {one: chosen.rule_for(one).model_dump(mode="json") for one in modalities}
+    digests = {"weights_sha256": kept["sha256"], "sha256": hashlib.sha256(content).hexdigest()}
+    described = files.json_bytes({**kept, **origin, "intensity_rules": used, **digests})
     files.write_together({place: content, place.with_suffix(".json"): described})
 
 

@@ -30,6 +30,8 @@ def test_the_encoder_of_a_pretraining_run_is_exported(study, tmp_path):
     assert made.difference == 0
     kept, described = load_weights(made.path)
     assert described["kind"] == "encoder"
+    rule = {"method": "body", "percentiles": [0.5, 99.5], "body_above": 0.1}
+    assert rule.items() <= described["intensity_rules"]["MR"].items()
     whole, _ = load_weights(study.pretrained.checkpoint)
     assert kept.keys() == {name for name in whole if name.startswith("encoder.")}
     assert all(torch.equal(value, whole[name]) for name, value in kept.items())
