@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from medmim.data.dataset.contamination_certificate import CONTAMINATED
 from medmim.errors import counted
 from medmim.tracking.comparison.arms import Arm
@@ -30,7 +32,8 @@ def reader_warnings(
         tests: titles of the first and the second arm of each contrast, and its test.
         remedy: as `seeds_remedy` returns it.
     """
-    return (*_of_design(arms, runs, len(tests), remedy), *_of_runs(arms, runs), *_of_tests(tests))
+    design = _of_design(arms, runs, len(tests), remedy)
+    return (*design, *_of_missing_folds(arms), *_of_runs(arms, runs), *_of_tests(tests))
 
 
 def _of_design(arms: Sequence[Arm], runs: Sequence[RunScores], contrasts: int, remedy: str) -> list[str]:
@@ -60,6 +63,18 @@ def _of_design(arms: Sequence[Arm], runs: Sequence[RunScores], contrasts: int, r
             f"no two arms can be compared: expected 2 or more test patients with a score, got {count}"
         )
     return found
+
+
+def _of_missing_folds(arms: Sequence[Arm]) -> list[str]:
+    """Return a line for each arm some of whose patients have no score of some seeds."""
+    counts = [int(np.isnan(arm.scores).any(axis=0).sum()) for arm in arms]
+    return [
+        f"{count} of {counted(len(arm.patients), 'test patient')} of {arm.title} have no score of some "
+        "seeds, whose folds are missing: its mean depends on which; its differences from other arms leave "
+        "these patients out"
+        for arm, count in zip(arms, counts, strict=True)
+        if count
+    ]
 
 
 def _of_runs(arms: Sequence[Arm], runs: Sequence[RunScores]) -> list[str]:

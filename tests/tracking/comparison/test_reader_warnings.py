@@ -42,3 +42,14 @@ def test_arms_in_strata_of_their_own_are_not_said_to_lack_patients():
     apart = [replace(one, tags={**one.tags, "stratum": one.arm}) for one in runs]
     (line,) = (text for text in find(apart).warnings if "no two arms can be compared" in text)
     assert "each of 2 encoders or label fractions has one arm" in line
+
+
+def test_an_arm_that_lacks_a_fold_of_a_seed_is_named_with_its_patients():
+    runs = two_arms(np.linspace(-0.1, 0.1, 12))
+    assert not any("folds are missing" in text for text in find(runs).warnings)
+    place = next(number for number, one in enumerate(runs) if one.arm != "scratch")
+    half = replace(runs[place], cases=runs[place].cases[:7])
+    found = find([*runs[:place], half, *runs[place + 1 :]])
+    (line,) = (text for text in found.warnings if "folds are missing" in text)
+    assert line.startswith(f"5 of 12 test patients of {half.arm} have no score of some seeds")
+    assert {one.test.patients for one in found.contrasts} == {7}
