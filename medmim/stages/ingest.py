@@ -19,6 +19,7 @@ from medmim.data.dataset.pseudonyms import KEY_FILE, SECRET_BYTES, Keys
 from medmim.data.dicom import conversion_task, slice_spacing
 from medmim.data.formats.labels import stored_ignore_label
 from medmim.data.formats.slicer_segments import SLICER_NAMES
+from medmim.data.ingest.annotation_conflicts import refuse_equal_names
 from medmim.data.ingest.archives import locate_links, unpack_archives
 from medmim.data.ingest.cases import DatasetLayout
 from medmim.data.ingest.context import IngestContext, IngestedVolume, IngestOptions, Progress
@@ -292,4 +293,5 @@ def _label_names(
     named = used if any(one.regions for one in made) else known.keys() | used  # codes of regions all occur
     known = {number: known.get(number, f"class {number}") for number in named}
     known.pop(stored_ignore_label(options.ignore_label) or 0, None)
+    refuse_equal_names(known)
     return dict(sorted(known.items()))

@@ -308,6 +308,10 @@ def test_decathlon_layout_is_detected(tmp_path: Path, run: Any):
     assert info.name == "msd-hippocampus"
     assert info.reasons == {"label": 3, "label_shape": 1, "volume": 4}
     assert info.label_names == {1: "anterior", 2: "posterior"}
+    with pytest.raises(
+        DataError, match=r"label values 1 and 2 are both named 'posterior', .* pass --label-name 2="
+    ):
+        run(label_names={1: "Posterior"})
 
 
 def test_invalid_paths_are_rejected(tmp_path: Path, run: Any, home: Path):

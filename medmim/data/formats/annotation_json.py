@@ -18,7 +18,7 @@ from medmim.data.formats.annotations import (
     outline_of,
     split_of,
 )
-from medmim.data.formats.class_names import clean_class_name
+from medmim.data.formats.class_names import plain_class_name
 from medmim.data.formats.coco_rle import decode_runs
 from medmim.text_formats import parse_json
 
@@ -51,7 +51,7 @@ def read_json_lines(text: str, _: Path) -> AnnotationFile:
     def read(line: str) -> None:
         row = parse_json(line)
         row = {{"file_name": "image", "label": "class"}.get(key, key): value for key, value in row.items()}
-        name = None if row.get("class") is None else clean_class_name(str(row["class"])) or None
+        name = None if row.get("class") is None else plain_class_name(str(row["class"])) or None
         image = ImageAnnotation(image=row["image"], target=name)
         image.group = str(row["group"]) if "group" in row else None
         image.split = split_of(str(row["split"])) if "split" in row else None
@@ -84,10 +84,11 @@ def _read_coco(content: Mapping[str, Any], file: Path) -> AnnotationFile:
     images: dict[Any, ImageAnnotation] = {}
     sizes: dict[Any, tuple[int, int]] = {}
     faults: Counter[str] = Counter()
+    used: dict[str, set[str]] = {}
     split = split_of(file.stem) or split_of(file.parent.name)
 
     def read_category(entry: Mapping[str, Any]) -> None:
-        names[entry["id"]] = clean_class_name(entry.get("name"), entry["id"])
+        names[entry["id"]] = plain_class_name(entry.get("name"), entry["id"])
 
     def read_image(entry: Mapping[str, Any]) -> None:
         images[entry["id"]] = ImageAnnotation(image=str(entry["file_name"]), split=split)
@@ -98,6 +99,7 @@ def _read_coco(content: Mapping[str, Any], file: Path) -> AnnotationFile:
             raise EntryError("orphan")
         name = names.get(entry.get("category_id"))
         faults.update(["unknown_category"] if name is None else [])
+        used.setdefault(name or "", set()).add(str(entry.get("category_id"))[:20])
         mark = read_coco_mark(name or "finding", entry, faults)
         size = mark.size if mark.runs else sizes[entry["image_id"]]
         images[entry["image_id"]].marks.append(mark.model_copy(update={"size": size}))
@@ -108,7 +110,8 @@ def _read_coco(content: Mapping[str, Any], file: Path) -> AnnotationFile:
     _each(categories, read_category, faults)
     _each(content["images"], read_image, faults)
     _each(content["annotations"], read_annotation, faults)
-    return AnnotationFile(kind="coco", images=list(images.values()), faults=faults)
+    shared = {name: sorted(ids) for name, ids in used.items() if name and len(ids) > 1}
+    return AnnotationFile(kind="coco", images=list(images.values()), faults=faults, shared_names=shared)
 
 
 def _repeated_ids(entries: Iterable[Any], key: str) -> int:
@@ -189,7 +192,7 @@ def read_via_rows(rows: Sequence[Mapping[str, str]]) -> AnnotationFile:
 def _via_mark(region: Mapping[str, Any]) -> Annotation:
     shape, words = region["shape_attributes"], region.get("region_attributes") or {}
     given = next((words[key] for key in CLASS_KEYS if isinstance(words.get(key), str)), None)
-    name = clean_class_name(given)
+    name = plain_class_name(given)
     kind = shape["name"]
     if kind == "rect":
         x, y = float(shape["x"]), float(shape["y"])
@@ -220,7 +223,7 @@ def _read_labelme(content: Mapping[str, Any], file: Path) -> AnnotationFile:
 
 
 def _labelme_mark(shape: Mapping[str, Any]) -> Annotation:
-    name, points = clean_class_name(shape.get("label")), shape["points"]
+    name, points = plain_class_name(shape.get("label")), shape["points"]
     kind = shape.get("shape_type") or "polygon"
     if kind == "polygon":
         return Annotation(name=name, outlines=(outline_of(points),))

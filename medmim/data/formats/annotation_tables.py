@@ -32,7 +32,7 @@ from medmim.data.formats.annotations import (
     corner_box,
     split_of,
 )
-from medmim.data.formats.class_names import clean_class_name
+from medmim.data.formats.class_names import plain_class_name
 from medmim.data.formats.images import PICTURE_SUFFIXES
 from medmim.text_formats import NOT_STATED
 
@@ -111,7 +111,7 @@ def _world_mark(row: Row) -> Annotation:
 def _class_name(row: Row, column: str | None) -> str:
     names = (column,) if column else CLASS_COLUMNS
     given = next((row[name] for name in names if row.get(name)), None)
-    return clean_class_name(given)
+    return plain_class_name(given)
 
 
 def _read_boxes(
@@ -160,7 +160,7 @@ def _read_classes(rows: Sequence[Row], faults: Counter[str], *, image: str, targ
     """Read one class per row; if an image has several, in one row or more, every image has its `targets`."""
     cells = [_words_in(row[target]) for row in rows]
     words = sorted({word for cell in cells for word in cell})
-    names = {word: clean_class_name(_one_spelling(word)) for word in words}
+    names = {word: plain_class_name(_one_spelling(word)) for word in words}
     images: dict[str, ImageAnnotation] = {}
     classes: dict[str, set[str]] = defaultdict(set)
     for row, cell in zip(rows, cells, strict=True):
@@ -170,7 +170,7 @@ def _read_classes(rows: Sequence[Row], faults: Counter[str], *, image: str, targ
         images.setdefault(row[image], _image_of(row, image))
         classes[row[image]] |= {names[word] for word in cell}
     several = any(len(own) > 1 for own in classes.values())
-    findings = sorted(set(names.values()) - _NO_CLASS)
+    findings = sorted(name for name in set(names.values()) if name.lower() not in _NO_CLASS)
     for name, one in images.items():
         one.target = next(iter(classes[name])) if len(classes[name]) == 1 else None
         one.targets = {finding: float(finding in classes[name]) for finding in findings} if several else {}
@@ -211,7 +211,7 @@ def _read_one_hot(rows: Sequence[Row], faults: Counter[str], *, image: str) -> A
     found = [{_BINARY.get(cell) for cell in values[name]} for name in columns]
     if sum(1 in own for own in found) < 2:
         return AnnotationFile(tried="table" if any({0, 1} <= own for own in found) else "")
-    names = {name: clean_class_name(name) for name in columns}
+    names = {name: plain_class_name(name) for name in columns}
     images = []
     for row in rows:
         one = _image_of(row, image)

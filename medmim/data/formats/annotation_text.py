@@ -21,7 +21,7 @@ from medmim.data.formats.annotations import (
     outline_of,
     split_of,
 )
-from medmim.data.formats.class_names import clean_class_name
+from medmim.data.formats.class_names import plain_class_name
 from medmim.data.formats.images import PICTURE_SUFFIXES
 from medmim.errors import SettingsError
 
@@ -37,7 +37,7 @@ def read_text_file(text: str, file: Path) -> AnnotationFile:
     """Read the YOLO label of one image, the class names of a YOLO dataset, or a table."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if file.name.lower() in _CLASS_FILES:
-        names = [clean_class_name(word, number) for number, word in enumerate(lines)]
+        names = [plain_class_name(word, number) for number, word in enumerate(lines)]
         return AnnotationFile(kind="classes", classes=names)
     if not all(_NUMBER.fullmatch(word) for line in lines for word in line.split()):
         return _read_list(lines, file) or read_table(text, file)
@@ -104,7 +104,7 @@ def read_yolo_yaml(text: str, _: Path) -> AnnotationFile:
         places = content.get(key) or []
         for place in [places] if isinstance(places, str) else places:
             splits.setdefault(split, []).append(str(base / str(place).replace("\\", "/")))
-    classes = [clean_class_name(word, number) for number, word in enumerate(names)]
+    classes = [plain_class_name(word, number) for number, word in enumerate(names)]
     return AnnotationFile(kind="classes", classes=classes, splits=splits)
 
 
@@ -136,7 +136,7 @@ def _read_cvat(root: ET.Element) -> AnnotationFile:
         image = ImageAnnotation(image=found.get("name") or "", split=split)
         size = (int(found.get("width") or 0), int(found.get("height") or 0))
         for entry in found:
-            name = clean_class_name(entry.get("label"))
+            name = plain_class_name(entry.get("label"))
             try:
                 if entry.tag == "tag":
                     image.target = name
@@ -173,7 +173,7 @@ def _read_voc(root: ET.Element, file: Path) -> AnnotationFile:
                 (entry.findtext(f"bndbox/{key}") or "").strip() for key in ("xmin", "ymin", "xmax", "ymax")
             ]
             box = corner_box(corners[:2], corners[2:])
-            name = clean_class_name(entry.findtext("name"))
+            name = plain_class_name(entry.findtext("name"))
             image.marks.append(Annotation(name=name, box=box, size=(sizes[0], sizes[1])))
         except EntryError as error:
             faults[error.reason] += 1

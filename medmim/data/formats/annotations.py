@@ -86,6 +86,7 @@ class AnnotationFile(BaseModel):
         tried: format whose reader found no usable entry, if `kind` is "".
         images: annotations by image.
         classes: class names of a YOLO dataset, by number.
+        shared_names: ids of the categories that have one name and annotations, by name.
         splits: folders or list files of a YOLO dataset, by split.
         faults: number of entries that were not used, by reason.
         numbered_classes: number of classes whose names are no plain words and became `class 1`, …
@@ -100,6 +101,7 @@ class AnnotationFile(BaseModel):
     tried: str = ""
     images: list[ImageAnnotation] = Field(default_factory=list)
     classes: list[str] = Field(default_factory=list)
+    shared_names: dict[str, list[str]] = Field(default_factory=dict)
     splits: dict[Split, list[str]] = Field(default_factory=dict)
     faults: dict[str, int] = Field(default_factory=dict)
     numbered_classes: int = 0

@@ -1,7 +1,8 @@
 """Names of classes in annotation files: plain words are kept, others are replaced by `class` and a number.
 
 Others may be sentences about a patient. They stay apart within one ingestion: a reader in a sandbox gives
-each a provisional name, and `number_classes` numbers those of all files together.
+each a provisional name, and `number_classes` numbers those of all files together. Names that differ in case
+only are one class in a dataset; readers keep the case, so that an ingestion can refuse such names.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ _PROVISIONAL = "?"  # first character of a provisional name; no plain name conta
 
 
 def clean_class_name(name: Any, number: int | None = None) -> str:
-    """Return the name in lower case if it consists of plain words of any language; "" for no name.
+    """Return `plain_class_name` in lower case."""
+    return plain_class_name(name, number).lower()
+
+
+def plain_class_name(name: Any, number: int | None = None) -> str:
+    """Return the name if it consists of plain words of any language; "" for no name.
 
     Latin letters lose their accents, and separators such as "/" and "(" become spaces.
 
@@ -34,7 +40,7 @@ def clean_class_name(name: Any, number: int | None = None) -> str:
     text = _in_plain_letters(name) if isinstance(name, str) else ""
     text = " ".join(_SEPARATORS.sub(" ", text).split())
     if _is_plain(text):
-        return text.lower()
+        return text
     if number is not None:
         return f"class {number}"
     given = "" if name is None else str(name).strip()
@@ -42,34 +48,36 @@ def clean_class_name(name: Any, number: int | None = None) -> str:
 
 
 def number_classes(files: Sequence[AnnotationFile]) -> list[AnnotationFile]:
-    """Return the files with numbered names in place of provisional ones, in the order of occurrence."""
-    used = [name for file in files for one in file.images for name in _names_in(one)]
-    taken = {*used, *(name for file in files for name in file.classes)}
+    """Return the files with names in lower case, and numbered ones in place of provisional ones, in order."""
+    used = [name for file in files for one in file.images for name in names_in(one)]
+    taken = {name.lower() for name in (*used, *(name for file in files for name in file.classes))}
     numbers = (name for number in itertools.count(1) if (name := f"class {number}") not in taken)
     provisional = dict.fromkeys(name for name in used if name.startswith(_PROVISIONAL))
     numbered = dict(zip(provisional, numbers, strict=False))
+    renamed = {name: name.lower() for name in used} | numbered
     result: list[AnnotationFile] = []
     seen: set[str] = set()
     for file in files:
-        names = {name for one in file.images for name in _names_in(one)} & numbered.keys()
-        images = [_renamed(one, numbered) for one in file.images] if names else file.images
-        update = {"images": images, "numbered_classes": len(names - seen)}
+        names = {name for one in file.images for name in names_in(one)} & numbered.keys()
+        images, classes = [_renamed(one, renamed) for one in file.images], map(str.lower, file.classes)
+        update = {"images": images, "classes": [*classes], "numbered_classes": len(names - seen)}
         result.append(file.model_copy(update=update))
         seen |= names
     return result
 
 
-def _renamed(one: ImageAnnotation, numbered: Mapping[str, str]) -> ImageAnnotation:
-    marks = [mark.model_copy(update={"name": numbered.get(mark.name, mark.name)}) for mark in one.marks]
+def _renamed(one: ImageAnnotation, renamed: Mapping[str, str]) -> ImageAnnotation:
+    marks = [mark.model_copy(update={"name": renamed[mark.name]}) for mark in one.marks]
     update = {
-        "target": numbered.get(one.target or "", one.target),
-        "targets": {numbered.get(name, name): value for name, value in one.targets.items()},
+        "target": renamed.get(one.target or "", one.target),
+        "targets": {renamed[name]: value for name, value in one.targets.items()},
         "marks": marks,
     }
     return one.model_copy(update=update)
 
 
-def _names_in(one: ImageAnnotation) -> list[str]:
+def names_in(one: ImageAnnotation) -> list[str]:
+    """Return the names of the classes of an image."""
     return [*([one.target] if one.target else []), *one.targets, *(mark.name for mark in one.marks)]
 
 

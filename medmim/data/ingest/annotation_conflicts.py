@@ -8,6 +8,7 @@ from typing import Any
 
 from medmim.data.dataset.manifest import Split
 from medmim.data.formats.annotations import AnnotationFile, ImageAnnotation
+from medmim.data.formats.class_names import names_in
 from medmim.data.ingest.infer_roles import AmbiguousLayoutError
 from medmim.errors import DataError, counted
 
@@ -56,6 +57,56 @@ def refuse_contradictions(
             f"expected each in one; {_REMEDY}, or pass --splits",
             reason="split_overlap",
         )
+
+
+def refuse_merged_classes(files: Sequence[tuple[str, AnnotationFile]]) -> None:
+    """Stop if two categories of a file have one name, or two names of classes differ in case only.
+
+    Args:
+        files: content of each annotation file as it was read, with its name.
+
+    Raises:
+        DataError: with both ids or names; they would become one class.
+    """
+    known: dict[str, tuple[str, str]] = {}
+    yolo = [one for _, file in files if file.kind == "yolo" for one in file.images]
+    numbers = {mark.name for one in yolo for mark in one.marks}
+    for path, file in files:
+        for name, ids in file.shared_names.items():
+            raise DataError(
+                f"categories {' and '.join(ids)} of '{path}' are all named '{name}': expected a name for "
+                "each; rename them, or give the annotations of one class one category_id",
+                reason="classes_alike",
+            )
+        named = [name for number, name in enumerate(file.classes) if str(number) in numbers]
+        groups = [[one for one in named if one.lower() == name.lower()] for name in named if name]
+        if alike := next((group for group in groups if len(group) > 1), None):
+            raise DataError(
+                f"the classes '{alike[0]}' and '{alike[1]}' of '{path}' have one name, apart from case: "
+                "expected a name for each number; rename one",
+                reason="classes_alike",
+            )
+        images = () if file.kind == "yolo" else file.images
+        for name in (name for one in images for name in names_in(one)):
+            other, place = known.setdefault(name.lower(), (name, path))
+            if other != name:
+                raise DataError(
+                    f"the classes '{other}' in '{place}' and '{name}' in '{path}' differ in case only: "
+                    "expected one spelling of each class; write them alike if they are one, else rename one",
+                    reason="classes_alike",
+                )
+
+
+def refuse_equal_names(names: Mapping[int, str]) -> None:
+    """Raise DataError if two label values have one name, apart from case: one of them would be lost."""
+    known: dict[str, int] = {}
+    for number, name in names.items():
+        if (other := known.setdefault(name.lower(), number)) != number:
+            raise DataError(
+                f"the label values {other} and {number} are both named '{name}', without regard to case: "
+                f"expected a name for each; pass --label-name {number}=NAME",
+                reason="classes_alike",
+            )
 
 
 def _values(ones: Sequence[tuple[str, ImageAnnotation]], field: str) -> dict[str, str]:

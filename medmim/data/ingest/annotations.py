@@ -13,7 +13,11 @@ from medmim.data.dataset.manifest import Split
 from medmim.data.formats.annotation_files import read_annotation_file
 from medmim.data.formats.annotations import AnnotationFile, ImageAnnotation, split_of
 from medmim.data.formats.class_names import number_classes
-from medmim.data.ingest.annotation_conflicts import agreed_classes, refuse_contradictions
+from medmim.data.ingest.annotation_conflicts import (
+    agreed_classes,
+    refuse_contradictions,
+    refuse_merged_classes,
+)
 from medmim.data.ingest.cases import DatasetLayout, LayoutCase
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
 from medmim.text_formats import names_without_zeros
@@ -100,6 +104,7 @@ def _read_notes(
     if layout.promised:
         lost |= {path: "bad_annotations" for path, notes in found if not notes.kind}
     read = [(path, notes) for path, notes in found if notes.kind not in ("", "world_mm")]
+    refuse_merged_classes([(path.relative_to(source).as_posix(), notes) for path, notes in read])
     found = list(zip([path for path, _ in read], number_classes([notes for _, notes in read]), strict=True))
     return found, lost
 

@@ -13,7 +13,7 @@ from medmim.data.formats.annotation_files import read_annotation_file
 from medmim.data.formats.annotations import AnnotationFile, ImageAnnotation, box_records, split_of
 from medmim.data.formats.case import place_marks
 from medmim.data.formats.class_names import number_classes
-from medmim.data.ingest.annotation_conflicts import refuse_contradictions
+from medmim.data.ingest.annotation_conflicts import refuse_contradictions, refuse_merged_classes
 from medmim.data.ingest.annotations import measure_entries, zeros_dropped
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.errors import UsageError
@@ -41,7 +41,10 @@ def add_tables(
     reasons = {number: answer.reason for number, answer in zip(tables, answers, strict=True)}
     for number in unread:
         context.ledger.record([number], "quarantined", reasons[number] or "unusable")
-    contents = number_classes([AnnotationFile.model_validate(one.value) for one in answers if one.value])
+    read = [AnnotationFile.model_validate(one.value) for one in answers if one.value]
+    names = [tables[number].name for number in tables if number not in unread]
+    refuse_merged_classes(list(zip(names, read, strict=True)))
+    contents = number_classes(read)
     noted: dict[str, list[tuple[str, ImageAnnotation]]] = defaultdict(list)
     for number, table in zip([one for one in tables if one not in unread], contents, strict=True):
         index = _VolumeIndex(result)

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from medmim.data.dataset.manifest import Split
@@ -29,6 +30,7 @@ from medmim.data.ingest.path_words import (
     split_words,
     word_set,
 )
+from medmim.errors import DataError
 
 _NNUNET = re.compile(r"(.+)_(\d{4})")
 _LAST_CHANNEL = "0009"
@@ -231,6 +233,14 @@ def _targets(images: Sequence[Candidate], rules: InferenceRules) -> dict[Path, s
     other = any(set(split_words(name)) & (PARTS | SITE_WORDS) for name in names)
     if not rules.class_folders and (other or not (known or repeated)):
         return {}
+    if len({name.lower() for name in names}) < len(names):
+        pairs = pairwise(sorted(names, key=lambda name: (name.lower(), name)))
+        first, second = next(pair for pair in pairs if pair[0].lower() == pair[1].lower())
+        raise DataError(
+            f"the folders of classes '{first}' and '{second}' differ in case only: expected one name of each "
+            "class; rename one of them",
+            reason="classes_alike",
+        )
     return {path: name.lower() for path, name in folders.items()}
 
 

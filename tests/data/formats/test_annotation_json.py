@@ -28,10 +28,18 @@ def test_coco(tmp_path):
     assert (found.kind, found.faults) == ("coco", {"malformed_mask": 1})
     assert (first.image, second.image) == ("a.png", "b.png")
     assert [(mark.name, mark.box, mark.outlines) for mark in first.marks] == [
-        ("cyst", (), OUTLINE),
+        ("Cyst", (), OUTLINE),
         ("class 4", (1, 2, 4, 6), ()),
     ]
     assert second.marks[0].box == (0, 0, 2, 2)
+
+
+def test_categories_of_one_name_are_listed_if_both_have_annotations(tmp_path):
+    content = coco(
+        {"image_id": 0, "bbox": [3, 3, 9, 9]}, {"image_id": 1, "category_id": 2, "bbox": [3, 3, 9, 9]}
+    )
+    content["categories"] += [{"id": 2, "name": "mass"}, {"id": 3, "name": "cyst"}, {"id": 4, "name": "cyst"}]
+    assert notes(tmp_path / "a.json", content).shared_names == {"mass": ["1", "2"]}
 
 
 def coco(*annotations, images=3):
@@ -155,8 +163,8 @@ def test_json_lines(tmp_path):
     ]
     found = notes(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
     assert [(one.image, one.target, one.group) for one in found.images] == [
-        ("i/1.jpg", "glioma", "g1"),
-        ("i/2.jpg", "glioma", "g1"),
+        ("i/1.jpg", "Glioma", "g1"),
+        ("i/2.jpg", "Glioma", "g1"),
         ("i/3.jpg", "none", None),
     ]
     assert [len(one.marks) for one in found.images] == [1, 1, 0]
@@ -183,7 +191,7 @@ def test_json_lines_of_hugging_face(tmp_path):
         {"label": "dog"},
     ]
     found = notes(tmp_path / "metadata.jsonl", "\n".join(map(json.dumps, rows)))
-    assert [(one.image, one.target) for one in found.images] == [("train/a.png", "cat"), ("b.png", "3")]
+    assert [(one.image, one.target) for one in found.images] == [("train/a.png", "Cat"), ("b.png", "3")]
     assert found.faults == {"malformed": 1}
 
 

@@ -41,11 +41,11 @@ def test_class_tables(tmp_path):
     text = "\n".join(["Image Index,Finding Labels,Patient ID,split", *rows])
     found = notes(tmp_path / "a.csv", text)
     assert [(one.image, one.target, one.group, one.split) for one in found.images] == [
-        ("a.png", "mass", "p1", "train"),
+        ("a.png", "Mass", "p1", "train"),
         ("b.png", None, "p1", "test"),
     ]
     assert (found.kind, found.faults) == ("class_table", {"malformed": 1, "several_classes": 1})
-    assert [one.targets for one in found.images] == [{"cyst": 0, "mass": 1}, {"cyst": 1, "mass": 1}]
+    assert [one.targets for one in found.images] == [{"Cyst": 0, "Mass": 1}, {"Cyst": 1, "Mass": 1}]
 
 
 def test_tables_with_one_column_per_class(tmp_path):
@@ -53,10 +53,10 @@ def test_tables_with_one_column_per_class(tmp_path):
     found = notes(tmp_path / "a.csv", text)
     targets = {one.image: (one.target, one.targets) for one in found.images}
     assert targets == {
-        "a": ("mel", {"mel": 1, "nv": 0}),
-        "b": ("nv", {"mel": 0, "nv": 1}),
-        "c": (None, {"mel": 1, "nv": 1}),
-        "d": (None, {"mel": 0, "nv": 0}),
+        "a": ("MEL", {"MEL": 1, "NV": 0}),
+        "b": ("NV", {"MEL": 0, "NV": 1}),
+        "c": (None, {"MEL": 1, "NV": 1}),
+        "d": (None, {"MEL": 0, "NV": 0}),
     }
     assert found.faults == {"several_classes": 1, "no_class": 1}
 
@@ -65,18 +65,18 @@ def test_uncertain_and_missing_values_are_kept(tmp_path):
     text = "Path,Sex,Edema,Fracture\na,F,1.0,\nb,M,-1.0,1.0\nc,M,,0.0\n"
     found = notes(tmp_path / "a.csv", text)
     assert [one.targets for one in found.images] == [
-        {"edema": 1},
-        {"edema": -1, "fracture": 1},
-        {"fracture": 0},
+        {"Edema": 1},
+        {"Edema": -1, "Fracture": 1},
+        {"Fracture": 0},
     ]
 
 
-@pytest.mark.parametrize("cell", ["Mass|Heart Failure", "['mass', 'heart failure']"])
+@pytest.mark.parametrize("cell", ["Mass|Heart Failure", "['Mass', 'Heart Failure']"])
 def test_several_classes_in_a_cell(tmp_path, cell):
     found = notes(tmp_path / "a.csv", f'image,labels\na,"{cell}"\nb,Mass\nc,No Finding\n')
     assert found.images[0].target is None
-    assert [one.targets["heart failure"] for one in found.images] == [1, 0, 0]
-    assert found.images[2].target == "no finding"
+    assert [one.targets["Heart Failure"] for one in found.images] == [1, 0, 0]
+    assert found.images[2].target == "No Finding"
     assert set(found.images[2].targets.values()) == {0}
 
 
@@ -135,7 +135,7 @@ def test_a_column_of_file_names_names_the_images(tmp_path):
     text = "Unnamed: 0,filepath,finding\n0,train/a.png,COVID\n1,train/b.PNG,normal\n"
     found = notes(tmp_path / "train.csv", text)
     assert [(one.image, one.target) for one in found.images] == [
-        ("train/a.png", "covid"),
+        ("train/a.png", "COVID"),
         ("train/b.PNG", "normal"),
     ]
 
@@ -172,7 +172,7 @@ def test_one_column_of_0_and_1_is_named_but_not_read(tmp_path):
 def test_the_table_of_boxes_of_nih(tmp_path):
     head = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
     (image,) = notes(tmp_path / "a.csv", f"{head}\na.png,Mass,5,6,10,12,,,\n").images
-    assert [(mark.name, mark.box) for mark in image.marks] == [("mass", (5, 6, 15, 18))]
+    assert [(mark.name, mark.box) for mark in image.marks] == [("Mass", (5, 6, 15, 18))]
 
 
 def test_columns_of_words_that_may_be_classes_of_boxes_are_counted(tmp_path):

@@ -80,7 +80,7 @@ def test_pascal_voc(tmp_path):
     )
     (image,) = found.images
     assert (found.kind, image.image, found.faults) == ("voc", "a.jpg", {"empty": 1, "malformed": 1})
-    assert [(mark.name, mark.box) for mark in image.marks] == [("mass", (1, 2, 11, 22))]
+    assert [(mark.name, mark.box) for mark in image.marks] == [("Mass", (1, 2, 11, 22))]
     assert notes(tmp_path / "b.xml", voc(name="")).images[0].image == "b"
 
 
@@ -111,10 +111,10 @@ def test_cvat(tmp_path):
     found = notes(tmp_path / "annotations.xml", f"<annotations>{image}<image name='b.png'/></annotations>")
     first, second = found.images
     assert (found.kind, found.faults) == ("cvat", {"malformed": 1, "unsupported": 1})
-    assert (first.image, first.split, first.target) == ("sub/a.png", "train", "abnormal")
+    assert (first.image, first.split, first.target) == ("sub/a.png", "train", "Abnormal")
     assert [(one.name, one.box, len(one.outlines)) for one in first.marks] == [
-        ("mass", (1.0, 2.0, 20.5, 30.0), 0),
-        ("cyst", (), 1),
+        ("Mass", (1.0, 2.0, 20.5, 30.0), 0),
+        ("Cyst", (), 1),
     ]
     assert not second.marks
     assert notes(tmp_path / "other.xml", "<Annotations><Annotation/></Annotations>").tried == "xml"

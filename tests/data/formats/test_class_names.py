@@ -3,7 +3,7 @@
 import pytest
 
 from medmim.data.formats.annotations import Annotation, AnnotationFile, ImageAnnotation
-from medmim.data.formats.class_names import clean_class_name, number_classes
+from medmim.data.formats.class_names import clean_class_name, number_classes, plain_class_name
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,18 @@ def test_other_names_are_numbered_in_order_over_all_files():
     assert [one.name for one in first.images[0].marks] == ["class 2", "class 1"]
     assert (second.images[0].target, second.images[0].targets) == ("class 3", {"class 2": 1.0})
     assert [one.numbered_classes for one in (first, second)] == [1, 1]
+
+
+def test_readers_keep_the_case_that_a_dataset_does_not():
+    assert plain_class_name("Gräser (dry)") == "Graser dry"
+    image = ImageAnnotation(image="a", target="Mass", targets={"Mass": 1.0}, marks=[mark("Cyst")])
+    [file] = number_classes([AnnotationFile(kind="voc", images=[image], classes=["Mass", ""])])
+    assert (file.images[0].target, file.images[0].targets, file.classes) == (
+        "mass",
+        {"mass": 1.0},
+        ["mass", ""],
+    )
+    assert file.images[0].marks[0].name == "cyst"
 
 
 def mark(name):

@@ -1,5 +1,7 @@
 """Annotation files that contradict each other stop the ingestion, with both readings."""
 
+import json
+
 import pytest
 from ingest_source import run_ingest, save_picture
 
@@ -54,4 +56,50 @@ def test_two_lists_of_class_names(source, tmp_path, sandbox):
     assert {box.name for one in dataset.volumes for box in one.boxes} == {"mass"}
     (source / "classes.txt").write_text("cyst\nmass\n")
     with pytest.raises(DataError, match=r"class 0 of the YOLO labels is '.*'.* it is"):
+        run_ingest(tmp_path, sandbox=sandbox)
+
+
+def test_two_classes_that_differ_in_case_only(source, tmp_path, sandbox):
+    (source / "a.csv").write_text(table("AaxAax"))
+    with pytest.raises(
+        DataError, match=r"classes 'A' in 'a.csv' and 'a' in 'a.csv' differ in case only"
+    ) as caught:
+        run_ingest(tmp_path, sandbox=sandbox)
+    assert caught.value.reason == "classes_alike"
+    (source / "a.csv").write_text("image,A,a\n0.png,1,0\n1.png,0,1\n2.png,1,1\n")
+    with pytest.raises(DataError, match=r"'A' .* and 'a' .* differ in case only: expected one spelling"):
+        run_ingest(tmp_path, sandbox=sandbox)
+    (source / "a.csv").write_text(table("AAxAAX".replace("X", "x")))
+    assert {one.target for one in run_ingest(tmp_path, sandbox=sandbox).volumes} == {"a", "x"}
+
+
+def test_two_numbers_of_one_class_name(source, tmp_path, sandbox):
+    """A name that no box has, such as the second, is no class of the dataset."""
+    (source / "0.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (source / "data.yaml").write_text("names: [Mass, mass]\n")
+    dataset = run_ingest(tmp_path, sandbox=sandbox)
+    assert {box.name for one in dataset.volumes for box in one.boxes} == {"mass"}
+    (source / "1.txt").write_text("1 0.5 0.5 0.2 0.2\n")
+    with pytest.raises(DataError, match=r"classes 'Mass' and 'mass' of 'data.yaml' have one name"):
+        run_ingest(tmp_path, sandbox=sandbox)
+
+
+def test_two_categories_of_one_name(source, tmp_path, sandbox):
+    content = {
+        "images": [{"id": 0, "file_name": "0.png"}, {"id": 1, "file_name": "1.png"}],
+        "categories": [
+            {"id": 3, "name": "lung (left)"},
+            {"id": 4, "name": "lung left"},
+            {"id": 5, "name": "x"},
+        ],
+        "annotations": [{"image_id": 0, "category_id": 3, "bbox": [3, 3, 9, 9]}],
+    }
+    (source / "coco.json").write_text(json.dumps(content))
+    dataset = run_ingest(tmp_path, sandbox=sandbox)
+    assert {box.name for one in dataset.volumes for box in one.boxes} == {"lung left"}
+    content["annotations"].append({"image_id": 1, "category_id": 4, "bbox": [3, 3, 9, 9]})
+    (source / "coco.json").write_text(json.dumps(content))
+    with pytest.raises(
+        DataError, match=r"categories 3 and 4 of 'coco.json' are all named 'lung left': expected"
+    ):
         run_ingest(tmp_path, sandbox=sandbox)

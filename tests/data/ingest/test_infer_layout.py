@@ -6,6 +6,7 @@ from layout_maker import assert_stops_with_both_readings, count, infer
 from medmim.data.ingest.infer_layout import nnunet_channels
 from medmim.data.ingest.layout_rules import InferenceRules
 from medmim.data.ingest.path_words import bare_name
+from medmim.errors import DataError
 
 FLARE = ["images/FLARE22_Tr_{n:04d}_0000.nii.gz", "labels/FLARE22_Tr_{n:04d}.nii.gz"]
 LAYOUTS = {
@@ -251,6 +252,10 @@ def test_class_folders_are_classes_if_their_names_cannot_be_patients():
     assert {case.target for case in infer(people).cases} == {None}
     asked = infer(people, rules=InferenceRules(class_folders=True))
     assert {case.target for case in asked.cases} == {"smith", "jones"}
+    with pytest.raises(
+        DataError, match="folders of classes 'A' and 'a' differ in case only: expected one name"
+    ):
+        infer(["A/{n}.png", "a/{n}.png", "b/{n}.png"], rules=InferenceRules(class_folders=True))
 
 
 def test_a_test_folder_without_labels_is_not_a_split():
