@@ -88,7 +88,12 @@ class MlflowModel:
         labels, rows = [], []
         for number, scan in enumerate(scans):
             with tempfile.TemporaryDirectory(prefix="medmim-") as folder:
-                made = self._predict(scan, Path(folder))
+                try:
+                    made = self._predict(scan, Path(folder))
+                except DataError as error:
+                    text, temporary, _ = str(error).partition(f"'{folder}")
+                    text = text.rpartition(";")[0] if temporary else text  # no file that is deleted now
+                    raise DataError(f"scan {number}, counted from 0: {text}", reason=error.reason) from error
                 labels += [] if made.label is None else [read_image(made.label).array]
                 rows += [{"scan": number, **row} for row in made.rows]
         if self.kind == "segment":

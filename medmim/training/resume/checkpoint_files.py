@@ -175,14 +175,12 @@ def has_state(folder: Path) -> bool:
 
 def newest_intact(folder: Path) -> Path | None:
     """Return the newest state whose SHA-256 is right, if any; warn about newer ones that are damaged."""
-    for number, path in sorted(_states(folder).items(), reverse=True):
-        if _is_intact(path):
-            return path
-        _log.warning(
-            "saved state %d of this run is damaged (SHA-256 differs): continuing from the previous",
-            number,
-        )
-    return None
+    states = sorted(_states(folder).items(), reverse=True)
+    found = next((one for one in states if _is_intact(one[1])), None)
+    for number, _ in states[: states.index(found) if found else None]:
+        use = f"continuing from state {found[0]}" if found else "there is no intact one"
+        _log.warning("saved state %d of this run is damaged (SHA-256 differs): %s", number, use)
+    return found and found[1]
 
 
 def verified_state(folder: Path) -> Path:

@@ -39,7 +39,7 @@ def test_mlflow_predicts_what_medmim_predicts(study, registry, tmp_path):
     [written] = (ours.out / "segmentations").iterdir()
     np.testing.assert_array_equal(from_path, read_image(written).array)
     np.testing.assert_array_equal(from_array, from_path)
-    with pytest.raises(DataError, match="array of three axes, got 2 axes"):
+    with pytest.raises(DataError, match=r"scan 0, counted from 0: expected .* three axes, got 2 axes"):
         model.predict(pd.Series([np.zeros((8, 8))]))
 
 
@@ -49,6 +49,18 @@ def test_warnings_of_a_prediction_are_kept(tmp_path, caplog):
     with caplog.at_level("WARNING", "medmim"):
         MlflowModel(model).predict([array])
     assert "no modality of 1 of 1 scan: assumed to be CT, in Hounsfield units" in caplog.messages
+
+
+def test_an_array_that_cannot_be_predicted_is_named_by_its_position(tmp_path):
+    """The error named files of a folder that is deleted by then."""
+    model = threshold.write_model(tmp_path / "model", 1.5, modalities=["CT"])
+    array = np.random.default_rng(0).normal(size=(16, 16, 16)).astype(np.float32)
+    wrong = np.where(array == array.max(), np.nan, array)
+    with pytest.raises(
+        DataError, match=r"^scan 1, counted from 0: .* no usable scan \(non_finite_voxels\)$"
+    ) as caught:
+        MlflowModel(model).predict([array, wrong])
+    assert caught.value.reason == "nothing_predicted"
 
 
 def test_the_logged_model_of_a_run_has_its_files(study, registry):

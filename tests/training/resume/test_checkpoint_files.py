@@ -142,7 +142,7 @@ def test_200_flipped_bits_are_detected_and_the_previous_state_is_used(tmp_path, 
         place, bit = chance.randrange(len(whole)), chance.randrange(8)
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
         assert read_state(verified_state(tmp_path))["global_step"] == 1
-    assert "saved state 2 of this run is damaged" in caplog.text
+    assert "saved state 2 of this run is damaged (SHA-256 differs): continuing from state 1" in caplog.text
 
 
 def test_60_truncations_are_detected_and_the_previous_state_is_used(tmp_path):
@@ -160,12 +160,14 @@ def test_a_damaged_state_is_removed_by_the_next_save(tmp_path):
     assert {path.name[6:12] for path in tmp_path.iterdir()} == {"000001", "000003"}
 
 
-def test_only_damaged_states_are_an_error(tmp_path):
+def test_only_damaged_states_are_an_error(tmp_path, caplog):
     save(tmp_path, 1, 2)
     for path in tmp_path.glob("*.safetensors"):
         path.write_bytes(b"")
     with pytest.raises(RunError, match="all saved states of this run are damaged"):
         verified_state(tmp_path)
+    assert "continuing" not in caplog.text
+    assert "saved state 1 of this run is damaged (SHA-256 differs): there is no intact one" in caplog.text
 
 
 @pytest.mark.parametrize("operation", range(8))
