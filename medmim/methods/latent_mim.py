@@ -32,7 +32,7 @@ from medmim.methods.latent_objectives import (
 )
 from medmim.methods.reconstruction import Choice, build_choice
 from medmim.methods.token_decoder import DECODERS, TokenDecoder
-from medmim.methods.visible_encoding import hidden_patches, require_sets_of_patches
+from medmim.methods.visible_encoding import hidden_patches, require_patches
 from medmim.randomness import torch_stream
 from medmim.shapes import Features, Hidden, Images, Scalar, Size, grid_of, require_whole_cells
 
@@ -151,7 +151,7 @@ def build_latent_mim(  # noqa: PLR0913 - options of a method, all given by name
         similarity: weight of the similarity constraint; 0: none.
         embedding_decay: whether the embeddings of patches have weight decay; not in Latent MIM's code.
     """
-    vit = require_sets_of_patches(encoder, method="latent_mim")
+    vit = require_patches(encoder, ViTEncoder, method="latent_mim")
     if similarity < 0 or (projector or 0) < 0:
         raise UsageError("method_options: expected similarity and projector of at least 0")
     if not all(patch <= n < 2 * patch for n, patch in zip(cell, vit.patch, strict=True)):

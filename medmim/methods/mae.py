@@ -16,7 +16,7 @@ from medmim.methods.base import Method, Step, require_grid
 from medmim.methods.reconstruction import Choice, PredictionHead, build_target, reconstruction_step
 from medmim.methods.targets import Target
 from medmim.methods.token_decoder import SelfDecoder, TokenDecoder
-from medmim.methods.visible_encoding import hidden_patches, require_sets_of_patches
+from medmim.methods.visible_encoding import hidden_patches, require_patches
 from medmim.shapes import Hidden, Images, Size, require_whole_cells
 
 
@@ -79,7 +79,7 @@ def build_mae(
         decoder_depth: transformer blocks. The paper uses 8.
         target: raw, normalised, hog or ema, alone or with its options.
     """
-    vit = require_sets_of_patches(encoder, method="mae")
+    vit = require_patches(encoder, ViTEncoder, method="mae")
     require_whole_cells(cell, vit.patch, of="the encoder's patch")
     compared = build_target(target, cell=vit.patch, encoder=vit)
     decoder = SelfDecoder(

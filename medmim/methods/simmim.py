@@ -55,7 +55,7 @@ def build_simmim(*, encoder: Encoder, spatial_dims: int, cell: Size, target: Cho
         cell: mask cell in voxels; a multiple of the patch.
         target: raw, normalised, hog or ema, alone or with its options.
     """
-    patch_based = require_patches(encoder, method="simmim")
+    patch_based = require_patches(encoder, TokenEncoder, method="simmim")  # type: ignore[type-abstract]
     require_whole_cells(cell, patch_based.patch, of="the encoder's patch")
     compared = build_target(target, cell=cell, encoder=patch_based)
     width, stride = patch_based.channels[-1], patch_based.total_stride

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -15,22 +15,19 @@ from medmim.errors import UsageError
 from medmim.masks import hidden_voxels
 from medmim.shapes import Hidden, Images, Size
 
+PatchBased = TypeVar("PatchBased", TokenEncoder, ViTEncoder)
 
-def require_patches(encoder: Encoder, *, method: str) -> TokenEncoder:
-    """Return the encoder if it is patch-based; otherwise raise UsageError."""
-    if not isinstance(encoder, TokenEncoder):
+
+def require_patches(encoder: Encoder, kind: type[PatchBased], *, method: str) -> PatchBased:
+    """Return the encoder if it is of a kind: patch-based, or a ViT, which can encode a subset of the patches.
+
+    Raises:
+        UsageError: for any other encoder.
+    """
+    if not isinstance(encoder, kind):
+        names = "vit" if kind is ViTEncoder else "vit or swin"
         raise UsageError(
-            f"method '{method}' needs a patch-based encoder: expected --encoder vit or swin, "
-            f"got {type(encoder).__name__}"
-        )
-    return encoder
-
-
-def require_sets_of_patches(encoder: Encoder, *, method: str) -> ViTEncoder:
-    """Return the encoder if it can encode a subset of the patches; otherwise raise UsageError."""
-    if not isinstance(encoder, ViTEncoder):
-        raise UsageError(
-            f"method '{method}' needs an encoder that can drop patches: expected --encoder vit, got "
+            f"method '{method}' needs an encoder of patches: expected --encoder {names}, got "
             f"{type(encoder).__name__}"
         )
     return encoder
