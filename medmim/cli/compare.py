@@ -96,9 +96,9 @@ def command(
         raise click.UsageError("--study NAME or RUN RUN: expected one of them, got both")
     name = study or (None if runs else newest_study(home()))
     if name and seeds:
-        raise click.UsageError(
-            f"--seeds is for runs outside studies: use `medmim study {name} --set seeds=…`"
-        )
+        from medmim.config.study import seeds_command
+
+        raise click.UsageError(f"--seeds is for runs outside studies: use `{seeds_command(name)}`")
     if seeds:
         from medmim.stages.train_seeds import train_missing_seeds
 

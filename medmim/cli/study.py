@@ -88,7 +88,7 @@ def command(
         done = study(
             settings,
             home=home(),
-            options=StudyOptions(dry_run=dry_run, max_hours=max_hours, promote=promote),
+            options=StudyOptions(dry_run, max_hours, promote, config),
             engine=found,
             log=log_line,
         )

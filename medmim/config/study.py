@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -14,7 +15,7 @@ from pydantic import Field
 from medmim import files
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.value_types import FolderName, Share
-from medmim.config.yaml_settings import FileSettings, Settings, resolve
+from medmim.config.yaml_settings import FileSettings, Settings, presets, resolve
 from medmim.errors import SettingsError
 
 SCRATCH = "scratch"
@@ -138,6 +139,16 @@ def settings_of_result(settings: StageSettings) -> dict[str, Any]:
 def arm_title(arm: str, stratum: str) -> str:
     """Return the name of an arm with its stratum."""
     return f"{arm} · {stratum}" if stratum else arm
+
+
+def seeds_command(config: str) -> str:
+    """Return the command that trains a study with two seeds.
+
+    Args:
+        config: a file or preset as the user typed it, or the name of a study, which need not be a preset.
+    """
+    known = Path(config).is_file() or config in presets(StudySettings)
+    return f"medmim study {shlex.quote(config) if known else 'CONFIG'} --set seeds=[0,1]"
 
 
 def trials_of(study: StudySettings) -> tuple[StudyTrial, ...]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medmim.config.study import seeds_command
 from medmim.data.dataset.manifest import digest_of
 from medmim.errors import RunError, counted
 from medmim.notebook import NotebookResult, Table, read_picture
@@ -128,7 +129,7 @@ def compare_study(name: str, *, home: Path, promoting: bool = False) -> CompareR
         notes=notes,
         missing=trials.missing,
         varied=trials.varied,
-        command=f"medmim study {name} --set seeds=[0,1]",
+        command=seeds_command(name),
         promoting=promoting,
     )
 

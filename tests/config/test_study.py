@@ -2,7 +2,7 @@ import pytest
 
 from medmim import files
 from medmim.config.runs import FinetuneSettings, PretrainSettings
-from medmim.config.study import StudySettings, arm_title, settings_of_result, trials_of
+from medmim.config.study import StudySettings, arm_title, seeds_command, settings_of_result, trials_of
 from medmim.config.yaml_settings import resolve
 from medmim.errors import SettingsError
 
@@ -185,3 +185,11 @@ def test_initial_weights_of_a_pretraining_count_by_content(tmp_path):
         kept.append(settings_of_result(PretrainSettings(init=str(path))))
     assert kept[0] == kept[2] != kept[1]
     assert "init" not in settings_of_result(FinetuneSettings(init="abc"))
+
+
+def test_the_command_for_seeds_names_the_file_or_preset_and_no_study(tmp_path):
+    path = tmp_path / "my study.yaml"
+    path.write_text("name: other")
+    assert seeds_command("mesh_mask") == "medmim study mesh_mask --set seeds=[0,1]"
+    assert seeds_command(str(path)) == f"medmim study '{path}' --set seeds=[0,1]"
+    assert seeds_command("other") == "medmim study CONFIG --set seeds=[0,1]"

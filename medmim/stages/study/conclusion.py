@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from medmim.config.study import seeds_command
 from medmim.errors import counted
 from medmim.stages.compare import CompareResult, compare
 from medmim.stages.study.planning import StudyTraining
@@ -24,11 +25,12 @@ def conclude(
     *,
     varied: Sequence[str] = (),
     promoting: bool = False,
+    config: str = "",
 ) -> CompareResult | None:
     """Compare the finished trials of a study; return None if no trial has a score.
 
     `finished` maps the digest of a training to the id of its run; `varied` are the pretraining settings that
-    differ between the arms listed under `arms`.
+    differ between the arms listed under `arms`; `config` is the word of the command that names the study.
     """
     store = study_runs.store
     finetunings = [one for one in trainings if one.job.stage == "finetune"]
@@ -44,7 +46,7 @@ def conclude(
         title=study_runs.name,
         missing=len(finetunings) - len(runs),
         varied=varied,
-        command=f"medmim study {study_runs.name} --set seeds=[0,1]",
+        command=seeds_command(config or study_runs.name),
         promoting=promoting,
     )
     findings = compared.findings

@@ -35,11 +35,13 @@ class StudyOptions:
     Attributes:
         max_hours: start only trainings that are predicted to end within this time.
         promote: promote the model of the best arm if the study is finished and the paired test allows it.
+        config: what the user typed for the study, a file or a preset, for commands in messages.
     """
 
     dry_run: bool = False
     max_hours: float | None = None
     promote: bool = False
+    config: str = ""
 
 
 _DEFAULTS = StudyOptions()
@@ -130,9 +132,8 @@ def study(
         runner.run(options.max_hours)
         varied = sorted({key for arm in settings.arms for key in arm})
         with _ended(root, runner, settings.name):
-            compared = conclude(
-                study_runs, root, trainings, runner.finished, varied=varied, promoting=options.promote
-            )
+            words: dict[str, Any] = {"promoting": options.promote, "config": options.config}
+            compared = conclude(study_runs, root, trainings, runner.finished, varied=varied, **words)
         _upload(store, settings.name, log)
     return StudyResult(settings.name, plan, tuple(runner.failures), tuple(runner.left), compared)
 
