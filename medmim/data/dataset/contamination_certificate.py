@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,24 @@ def seen_patients_of(volumes: Iterable[VolumeRecord]) -> SeenPatients:
         frozenset(_digest(volume.loose_subject) for volume in listed if volume.loose_subject),
         frozenset(volume.perceptual_hash for volume in listed if volume.perceptual_hash),
     )
+
+
+def seen_scans(
+    scans: Iterable[VolumeRecord], records: Iterable[SeenPatients | None], log: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Return a warning, which is logged, about scans with the patient or the voxels of a training scan."""
+    seen = SeenPatients()
+    for record in records:
+        seen |= record or SeenPatients()
+    own = [seen_patients_of([scan]) for scan in scans]
+    if not (count := sum(bool(one.patients & seen.patients or one.pixels & seen.pixels) for one in own)):
+        return ()
+    line = (
+        f"this model was trained on the patient or the voxels of {count} of {counted(len(own), 'scan')}: "
+        "scores on them are no test"
+    )
+    log(f"warning: {line}")
+    return (line,)
 
 
 def write_seen_patients(folder: Path, seen: SeenPatients) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 from medmim import files
 from medmim.data.dataset.channels import missing_channels
+from medmim.data.dataset.contamination_certificate import seen_scans
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.dataset.pseudonyms import KEY_FILE, Keys
 from medmim.data.dicom.write_segmentation import write_segmentation
@@ -33,6 +34,7 @@ from medmim.data.ingest.staging import locked_staging_folder
 from medmim.data.sandbox.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, MedmimError, RunError, UsageError, counted, raised_in
 from medmim.stages.ingest import ingest
+from medmim.stages.initial_weights import patients_seen_by
 from medmim.stages.model_lookup import FoldsOf, find_models
 from medmim.stages.predict.outputs import (
     OUTPUTS,
@@ -101,9 +103,9 @@ def predict(
             clear(out)
             scans, dataset = _ingest(source, out, staging, task, {"rules": _rules(trained), **options})
             names = write_names(trained, dataset, scans, out)
-            empty = Predictions(out, trained.summary(title), {}, names=names)
-            result = _predict(trained, dataset, empty, task)
-            result = _link_to_dicom(trained, scans, dataset, result, task)
+            seen = seen_scans(dataset.volumes, [patients_seen_by(one.weights) for one in found], log)
+            empty = Predictions(out, trained.summary(title), {}, names=names, warnings=seen)
+            result = _link_to_dicom(trained, scans, dataset, _predict(trained, dataset, empty, task), task)
             _write_index(trained, result)
     except OSError as error:
         remedy = "expected free space and write permission; fix it and run the same command again"
@@ -210,7 +212,7 @@ def _predict(
         volumes=predictions,
         failures=failures,
         files={row["number"]: row["reason"] for row in rows if row["fate"] == "quarantined"},
-        warnings=(*filled, *modality_warnings(trained, dataset.volumes, task.log)),
+        warnings=(*empty.warnings, *filled, *modality_warnings(trained, dataset.volumes, task.log)),
     )
 
 

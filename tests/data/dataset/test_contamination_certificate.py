@@ -16,6 +16,7 @@ from medmim.data.dataset.contamination_certificate import (
     certify,
     read_seen_patients,
     seen_patients_of,
+    seen_scans,
     verdict_of,
     worst_verdict,
     write_seen_patients,
@@ -62,6 +63,21 @@ def test_missing_records_give_unknown():
     )
     unhashed = certify([volume("p9", None)], {"pretraining": seen_patients_of([volume("p1", "11")])}, **WORDS)
     assert unhashed.verdict == "unknown"
+
+
+def test_scans_of_a_training_are_counted_by_key_or_voxels():
+    said = []
+    records = [
+        seen_patients_of([volume("p1", "11"), volume("p8", "80")]),
+        None,
+        seen_patients_of([volume("p2", "99")]),
+    ]
+    line = "this model was trained on the patient or the voxels of 2 of 2 scans: scores on them are no test"
+    assert seen_scans(TEST, records, said.append) == (line,)
+    assert said == [f"warning: {line}"]
+    assert seen_scans(TEST, [records[1]], said.append) == ()
+    assert seen_scans([volume("p3", None)], records, said.append) == ()
+    assert len(said) == 1
 
 
 def test_the_certificate_contains_no_keys():

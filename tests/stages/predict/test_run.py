@@ -11,12 +11,14 @@ from monai.inferers.inferer import SlidingWindowInferer
 from PIL import Image as Picture
 
 from medmim.config.runs import FinetuneSettings
+from medmim.data.dataset.contamination_certificate import seen_patients_of, write_seen_patients
 from medmim.data.dataset.manifest import DatasetInfo, read_dataset, write_dataset
 from medmim.data.formats.nifti import Image, read_image
 from medmim.data.formats.write_volume import encode_image
 from medmim.data.loading.normalisation import LEGACY
 from medmim.errors import DataError, RunError, UsageError
 from medmim.stages.finetune.run import finetune
+from medmim.stages.ingest import ingest
 from medmim.stages.model_lookup import FoldsOf
 from medmim.stages.predict.outputs import OUTPUTS, Extras
 from medmim.stages.predict.run import predict
@@ -43,6 +45,27 @@ def blob_file(path, *, orientation="RAS", spacing=(1.0, 1.0, 1.0), seed=0):
 @pytest.fixture
 def weights(tmp_path):
     return threshold.write_model(tmp_path / "model", THRESHOLD)
+
+
+def test_scans_of_patients_that_the_model_was_trained_on_are_counted(study, tmp_path):
+    said, model = [], str(study.tuned.checkpoint)
+    made = predict(study.data, tmp_path / "out", home=study.home, model=model, log=said.append, force=True)
+    [line] = made.warnings
+    assert line.startswith("this model was trained on the patient or the voxels of 8 of 10 scans")
+    assert f"warning: {line}" in said
+    assert line in json.loads((made.out / "predictions.json").read_text())["warnings"]
+
+
+def test_scans_with_voxels_that_the_model_was_trained_on_are_counted(weights, tmp_path, home, new_home):
+    """Another home has other keys of patients."""
+    blob_file(tmp_path / "scans/known.nii.gz")
+    ingest(tmp_path / "scans", tmp_path / "data", home=new_home(), workers=1)
+    write_seen_patients(weights.parent, seen_patients_of(read_dataset(tmp_path / "data").volumes))
+    blob_file(tmp_path / "scans/new.nii.gz", seed=1)
+    [line] = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights)).warnings
+    assert line.startswith("this model was trained on the patient or the voxels of 1 of 2 scans")
+    (tmp_path / "scans/known.nii.gz").unlink()
+    assert not predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights)).warnings
 
 
 @pytest.mark.parametrize("orientation", ["RAS", "LPS", "SLA", "PIR"])
