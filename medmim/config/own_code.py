@@ -7,7 +7,9 @@ function that reads it, and again by `import_callable`, once this process or its
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -22,7 +24,9 @@ _LAST_FRAMES, _LONGEST_MESSAGE = 3, 300
 _FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<name>\S+)$', re.MULTILINE)
 _RAISED = re.compile(r"^([A-Za-z_][\w.]*(?:: .*)?)$", re.MULTILINE)
 _TIMM = re.compile(r"timm:[A-Za-z0-9_.]+")  # a network of timm's table, which no other code can join
+CODE_TAG = "own_code"  # tag of a run: modules with the start of their SHA-256, as "masks 0a1b, more 2c3d"
 TRUSTED = "MEDMIM_TRUST_CODE"  # import paths separated by commas; child processes inherit them
+_sources: dict[str, str] = {}  # digests of the files of modules that this process imported
 # settings whose value, or keys, may be import paths; `names`: of masks, on the command line
 _NAMING = ("encoder", "mask", "rule", "masks", "augment", "names")
 
@@ -66,9 +70,10 @@ def import_callable(path: str, *, word: str, expected: str) -> Any:
     if TRUSTED in os.environ:
         _refuse_untrusted(path, word)
     module, _, attribute = path.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)  # last: a file here never replaces an installed module
+    _search_here()
+    _sources.setdefault(
+        module, _digest_of(module)
+    )  # before the import: later changes are not in this process
     try:
         found: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError, SyntaxError) as error:  # ValueError: no module name
@@ -77,6 +82,36 @@ def import_callable(path: str, *, word: str, expected: str) -> Any:
             f"{expected}, in an installed package or the current folder"
         ) from error
     return found
+
+
+def _search_here() -> None:
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # last: a file here never replaces an installed module
+
+
+def code_tags(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tag with the modules that settings name, each with the SHA-256 of its source file.
+
+    The file is that of the import, if this process has imported the module. What such a module imports itself
+    is not part of it. Empty without own code that is read from a file.
+    """
+    _search_here()
+    paths = [path for path in _paths_in(settings) if TRUSTED not in os.environ or path in _trusted()]
+    modules = sorted({path.partition(":")[0] for path in paths})
+    found = [(one, _sources[one] if one in _sources else _digest_of(one)) for one in modules]
+    texts = [f"{module} {digest}" for module, digest in found if digest]
+    return {CODE_TAG: ", ".join(texts)} if texts else {}
+
+
+def _digest_of(module: str) -> str:
+    """Return the start of the SHA-256 of the file of a module; "" if it has none, as in a notebook."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):  # no module name, or `__main__`
+        spec = None
+    file = getattr(sys.modules.get(module), "__file__", None) or (spec and spec.origin)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file and Path(file).is_file() else ""
 
 
 def explain_own_code(error: BaseException) -> str | None:

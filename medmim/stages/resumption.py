@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from medmim import files
-from medmim.config.own_code import refuse_foreign_code
+from medmim.config.own_code import CODE_TAG, code_tags, refuse_foreign_code
 from medmim.config.runs import RunSettings
 from medmim.config.yaml_settings import parse_yaml
 from medmim.data.dataset.manifest import content_hash, read_dataset
@@ -145,7 +145,9 @@ def resume_run(
             "--resume: the dataset has changed since this run was started: start it again without --resume"
         )
     recorder = store.resume(run_id, keep_points=True)
-    _note_precision(recorder, store.run(run_id).data.tags.get("precision"), settings)
+    before = store.run(run_id).data.tags
+    _note_precision(recorder, before.get("precision"), settings)
+    _note_code(recorder, before.get(CODE_TAG), settings)
     return recorder
 
 
@@ -157,6 +159,19 @@ def _note_precision(recorder: Recorder, before: str | None, settings: RunSetting
     if before and before.rpartition(" ")[2] != now:
         _log.warning("this run was trained in %s and continues in %s on this machine", before, now)
         recorder.tags({"precision": f"{before}, then {now}"})
+
+
+def _note_code(recorder: Recorder, before: str | None, settings: RunSettings) -> None:
+    """Warn and record that the user's own code has changed since the run was started."""
+    now = code_tags(settings.model_dump(mode="json")).get(CODE_TAG, "none")
+    if before and before.rpartition("; then ")[2] != now:
+        _log.warning(
+            "your own code has changed since this run was started: it was %s and is %s (SHA-256); the run "
+            "uses both, so start it again without --resume to use one",
+            before,
+            now,
+        )
+        recorder.tags({CODE_TAG: f"{before}; then {now}"})
 
 
 def _is_follower() -> bool:

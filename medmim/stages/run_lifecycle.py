@@ -14,6 +14,7 @@ import lightning as L
 from torch import Tensor
 
 from medmim import __version__, files
+from medmim.config.own_code import code_tags
 from medmim.config.runs import FinetuneSettings, RunSettings
 from medmim.data.dataset.contamination_certificate import seen_patients_of, write_seen_patients
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
@@ -224,10 +225,10 @@ def train(
 def _start(run: TrainingRun[Any, Any], given: RunSettings, store: Store, tags: Mapping[str, str]) -> Recorder:
     """Start a run and store its settings without paths, which are noted next to the store."""
     server_of(store)  # rejects a bad tracking URI before the run is created
-    settings = run.settings
+    settings, own = run.settings, code_tags(run.settings.model_dump())
     note_dataset_folders(store.home, tags, [given.data, *getattr(given, "more_data", ())])
     named = f"{run.name} · seed {settings.seed}"
-    recorder = store.begin(experiment=settings.experiment, name=named, tags=tags)
+    recorder = store.begin(experiment=settings.experiment, name=named, tags={**tags, **own})
     recorder.settings(settings.model_dump(mode="json", exclude={"data", "more_data", "targets"}))
     note_weights_file(store, recorder.run_id, given.init)
     if isinstance(given, FinetuneSettings):
@@ -295,6 +296,5 @@ def _mirrored(recorder: Recorder, store: Store | None) -> Iterator[None]:
 
 def volume_loader(settings: RunSettings, plan: PreprocessingPlan, home: Path) -> VolumeLoader:
     """Return the loader of the volumes of a run, with a disk cache if it is enabled."""
-    limit_gb = settings.cache_disk_gb
-    disk = DiskCache(home / PREPARED, limit_gb=limit_gb) if limit_gb else None
+    disk = DiskCache(home / PREPARED, limit_gb=settings.cache_disk_gb) if settings.cache_disk_gb else None
     return VolumeLoader(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)

@@ -1,10 +1,13 @@
+import hashlib
 import sys
 import traceback
 
 import pytest
 
 from medmim.config.own_code import (
+    CODE_TAG,
     TRUSTED,
+    code_tags,
     explain_own_code,
     import_callable,
     refuse_foreign_code,
@@ -107,3 +110,23 @@ def test_an_error_in_own_code_is_explained_by_its_last_calls(tmp_path, monkeypat
     line = explain_own_code(raised.value)
     assert line.startswith("your own code failed at own_nets_that_fail:2 in inner (ModuleNotFound")
     assert "own_nets_that_fail:5 in build → own_nets_that_fail:2 in inner" in line
+
+
+def test_the_tag_of_own_code_changes_with_its_file(tmp_path, monkeypatch):
+    """Without importing it; of a module that is imported, the file at that time counts."""
+    monkeypatch.chdir(tmp_path)
+    settings = {"mask": "nets_of_tag:build", "mask_options": {"rule": "json:loads"}, "augment": "no_such:one"}
+    (tmp_path / "nets_of_tag.py").write_text("build = 1\n")
+    assert code_tags(settings) == {}  # not trusted
+    trust(["nets_of_tag:build", "no_such:one"])
+    first = code_tags(settings)
+    digest = hashlib.sha256(b"build = 1\n").hexdigest()[:16]
+    assert first == {CODE_TAG: f"nets_of_tag {digest}"}
+    (tmp_path / "nets_of_tag.py").write_text("build = 2\n")
+    assert code_tags(settings) != first
+    assert "nets_of_tag" not in sys.modules
+    second = code_tags(settings)
+    assert import_callable("nets_of_tag:build", word="mask", expected="a function") == 2
+    (tmp_path / "nets_of_tag.py").write_text("build = 3\n")
+    assert code_tags(settings) == second
+    assert code_tags({"mask": "mesh", "encoder": "timm:resnet18"}) == {}

@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from medmim import files
+from medmim.config.own_code import CODE_TAG, code_tags
 from medmim.config.runs import PretrainSettings
 from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import DataError, RunError, UsageError
@@ -129,6 +130,26 @@ def test_a_run_that_continues_in_another_precision_says_and_records_it(home, tin
     lines = [record.getMessage() for record in caplog.records]
     assert lines == ["this run was trained in bf16 and continues in fp32 on this machine"]
     assert store.run(run_id).data.tags["precision"] == "bf16, then fp32"
+
+
+def test_a_run_that_continues_with_changed_code_says_and_records_it(
+    home, tiny_dataset, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    store, dataset = Store(home), read_dataset(tiny_dataset)
+    (tmp_path / "resumed_code.py").write_text("build = 1\n")
+    settings = PretrainSettings(mask="resumed_code:build")
+    tags = {"stage": "pretrain", "dataset": "tiny", "dataset_hash": dataset.info.content_hash}
+    before = code_tags(settings.model_dump())
+    run_id = store.begin(experiment="test", name="x", tags={**tags, **before}).run_id
+    store.recorder(run_id).finish("KILLED")
+    for text in ("build = 1\n", "build = 2\n", "build = 2\n"):
+        (tmp_path / "resumed_code.py").write_text(text)
+        resume_run(store, "pretrain", run_id, settings=settings, dataset=dataset).finish("KILLED")
+    [line] = [record.getMessage() for record in caplog.records]
+    now = code_tags(settings.model_dump())[CODE_TAG]
+    assert f"has changed since this run was started: it was {before[CODE_TAG]} and is {now} (SHA-256)" in line
+    assert store.run(run_id).data.tags[CODE_TAG] == f"{before[CODE_TAG]}; then {now}"
 
 
 def test_one_process_records_its_run_whatever_number_it_was_given(home, monkeypatch):

@@ -41,9 +41,9 @@ def fingerprint(run: RunScores) -> str:
 def differences(runs: Sequence[RunScores], *, varied: Collection[str] = ()) -> tuple[str, ...]:
     """Return one sentence for everything that forbids a claim about runs of one stratum.
 
-    These are settings, precisions that the machines chose, versions of medmim or the dataset, data of
-    pretraining and test cases that differ, seeds that were run twice with different scores or that no
-    training had, and scores that do not follow from the cases.
+    These are settings, the user's own code, precisions that the machines chose, versions of medmim or the
+    dataset, data of pretraining and test cases that differ, seeds that were run twice with different scores
+    or that no training had, and scores that do not follow from the cases.
 
     Args:
         runs: of one stratum.
@@ -56,6 +56,7 @@ def differences(runs: Sequence[RunScores], *, varied: Collection[str] = ()) -> t
     datasets = ((run.arm, run.tags["dataset_hash"][:8]) for run in runs if "dataset_hash" in run.tags)
     return (
         *settings_differences(runs, varied=varied),
+        *_code_differences(runs),
         *_unequal("version of medmim", versions),
         *_unequal("precision of fine-tuning", precisions),
         *_unequal("pretraining data", sources),
@@ -69,6 +70,16 @@ def differences(runs: Sequence[RunScores], *, varied: Collection[str] = ()) -> t
 
 def _chose_precision(run: RunScores) -> bool:
     return "precision" in run.tags and (run.settings or {}).get("precision", "auto") == "auto"
+
+
+def _code_differences(runs: Sequence[RunScores]) -> list[str]:
+    """Return a sentence for every module of the user's own code that differs between runs that use it."""
+    versions: dict[str, list[tuple[str, str]]] = {}
+    for run in runs:
+        for one in (one for text in run.code for stage in text.split("; then ") for one in stage.split(", ")):
+            module, _, digest = one.partition(" ")
+            versions.setdefault(module, []).append((run.arm, digest))
+    return [line for name, found in sorted(versions.items()) for line in _unequal(f"own code {name}", found)]
 
 
 def settings_differences(runs: Sequence[RunScores], *, varied: Collection[str] = ()) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlflow.entities import Run
 
+from medmim.config.own_code import CODE_TAG
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.yaml_settings import parse_yaml
 from medmim.data.dataset.contamination_certificate import CERTIFICATE, UNKNOWN, verdict_of
@@ -47,6 +48,7 @@ class RunScores:
         minutes: of training, its pretraining included.
         recorded: its score as the table of scores and the store recorded it.
         pretraining_data: content hashes of the datasets of its pretraining; empty where unknown.
+        code: tags on the user's own code in its stages.
         from_files: whether these are predictions read from files, of any tool; a claim is then about these
             predictions, and needs no second training seed.
     """
@@ -62,6 +64,7 @@ class RunScores:
     minutes: float = 0.0
     recorded: tuple[float, ...] = ()
     pretraining_data: str = ""
+    code: tuple[str, ...] = ()
     from_files: bool = False
 
     @property
@@ -130,6 +133,7 @@ def read_run(store: Store, run: Run) -> RunScores:
         minutes=_minutes(run) + (_minutes(pretraining) if pretraining else 0.0),
         recorded=_recorded(run, scores),
         pretraining_data=origin.get("dataset_hashes") or origin.get("dataset_hash", ""),
+        code=tuple(one[CODE_TAG] for one in (origin, tags) if CODE_TAG in one),
     )
 
 

@@ -130,6 +130,21 @@ def test_versions_of_medmim_and_data_of_pretraining_count():
     )
 
 
+def test_changes_of_own_code_count():
+    """Other modules of an arm are no difference; the settings that name them may be one."""
+    runs = [
+        replace(made("a"), code=("masks 0a, more 1b",)),
+        replace(made("b"), code=("masks 0a", "other 2c")),
+        replace(made("d"), code=("masks 3d",)),
+        replace(made("c"), code=("more 1b; then more 4e",)),
+    ]
+    assert differences(runs[:2]) == ()
+    assert differences(runs) == (
+        "own code masks: 0a (a, b); 3d (d)",
+        "own code more: 1b (a, c); 4e (c)",
+    )
+
+
 def test_precisions_that_two_machines_chose_count():
     runs = [changed(made("scratch"), precision="fp32"), changed(made("a"), precision="bf16"), made("b")]
     assert differences(runs) == ("precision of fine-tuning: bf16 (a); fp32 (scratch)",)
