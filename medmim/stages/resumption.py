@@ -33,6 +33,7 @@ _DEFAULT = Path("medmim-data")
 _WEIGHTS_FILE, TARGETS_FILE = "init.txt", "targets.csv"
 _log = logging.getLogger(__name__)
 _RESUMED = "MEDMIM_RESUMED"  # id of the run that the first process resumes, for the other processes
+_CHANGED = "--resume: the dataset has changed since this run was started: start it again without --resume"
 
 
 def to_resume(
@@ -54,14 +55,18 @@ def to_resume(
         task: task that the run must have; None: any.
 
     Raises:
-        RunError: if there is none, or it is already complete.
+        RunError: if there is none, it is already complete, or the rows of a given dataset have changed.
         DataError: if the dataset of the run is not found.
     """
     from medmim.tracking.mlflow_store import Store
 
     store = Store(home)
     run_id = find_unfinished(store, stage, word, task=task)
-    places = [data, *more_data] if data else find_dataset_folders(home, store.run(run_id).data.tags)
+    tags = store.run(run_id).data.tags
+    places = [data, *more_data] if data else find_dataset_folders(home, tags)
+    pairs = zip(places, _content_hashes(tags), strict=False)  # `resume_run` refuses another number
+    if any(_hash_at(place) not in (None, wanted) for place, wanted in pairs):
+        raise RunError(_CHANGED)
     return stored_settings(kind, store, run_id, data=places[0], more_data=places[1:]), run_id
 
 
@@ -141,9 +146,7 @@ def resume_run(
         return None
     os.environ[_RESUMED] = run_id  # read by the processes that Lightning starts
     if store.run(run_id).data.tags["dataset_hash"] != dataset.info.content_hash:
-        raise RunError(
-            "--resume: the dataset has changed since this run was started: start it again without --resume"
-        )
+        raise RunError(_CHANGED)
     recorder = store.resume(run_id, keep_points=True)
     before = store.run(run_id).data.tags
     _note_precision(recorder, before.get("precision"), settings)

@@ -18,6 +18,7 @@ from medmim.stages.resumption import (
     note_dataset_folders,
     resume_run,
     stored_settings,
+    to_resume,
 )
 from medmim.stages.run_lifecycle import managed_run
 from medmim.tracking.mlflow_store import Store
@@ -240,6 +241,21 @@ def test_a_dataset_whose_manifest_was_edited_is_another_one(noted):
     (data / "manifest.jsonl").write_text("\n".join(rows[1:]) + "\n", "utf-8")
     with pytest.raises(DataError, match="has been moved or changed: give its folder with --data"):
         find_dataset_folders(home, {"dataset_hash": content})
+
+
+def test_a_given_dataset_whose_manifest_was_edited_is_refused(noted):
+    home, content, data = noted
+    store = Store(home)
+    tags = {"stage": "pretrain", "dataset": "tiny", "dataset_hash": content}
+    recorder = store.begin(experiment="test", name="x", tags=tags)
+    recorder.settings(PretrainSettings().model_dump(mode="json", exclude={"data"}))
+    recorder.finish("KILLED")
+    settings, run_id = to_resume(PretrainSettings, "pretrain", "latest", home=home, data=data)
+    assert (settings.data, run_id) == (data, recorder.run_id)
+    rows = (data / "manifest.jsonl").read_text("utf-8").splitlines()
+    (data / "manifest.jsonl").write_text("\n".join(rows[1:]) + "\n", "utf-8")
+    with pytest.raises(RunError, match="the dataset has changed since this run was started"):
+        to_resume(PretrainSettings, "pretrain", "latest", home=home, data=data)
 
 
 def test_the_default_folder_is_searched_without_a_note(noted, tmp_path):
