@@ -146,7 +146,8 @@ def test_a_model_trained_with_channel_dropout_predicts_visits_that_lack_a_channe
     model, said, lacking = result.run_id, [], "BraTS-GLI-00000-000"
     made = predict(brats / "scans", brats / "filled", home=home, model=model, log=said.append)
     assert (len(made.volumes), dict(made.failures)) == (11, {})
-    (line,) = made.warnings
+    seen, line = made.warnings
+    assert seen.startswith("this model was trained on the patient or the voxels of ")
     assert line.endswith(": no flair: filled with 0, the mean after normalisation, as in training")
     assert line.startswith(lacking)
     assert f"warning: {line}" in said
