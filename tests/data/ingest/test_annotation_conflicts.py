@@ -69,7 +69,7 @@ def test_two_classes_that_differ_in_case_only(source, tmp_path, sandbox):
     (source / "a.csv").write_text("image,A,a\n0.png,1,0\n1.png,0,1\n2.png,1,1\n")
     with pytest.raises(DataError, match=r"'A' .* and 'a' .* differ in case only: expected one spelling"):
         run_ingest(tmp_path, sandbox=sandbox)
-    (source / "a.csv").write_text(table("AAxAAX".replace("X", "x")))
+    (source / "a.csv").write_text(table("AAxAAx"))
     assert {one.target for one in run_ingest(tmp_path, sandbox=sandbox).volumes} == {"a", "x"}
 
 
